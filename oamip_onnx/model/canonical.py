@@ -1,0 +1,167 @@
+"""The canonical form: weights are initializers, initializers are not inputs, local functions are inlined.
+
+Exporters hand over weights in many ways: in Constant nodes, through Identity or Transpose, as inputs with defaults.
+The stages behind this one see one way.
+"""
+
+import math
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnx.inliner
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from oamip_onnx.model.model import Array
+
+# Values below this size are folded even where the source is used elsewhere: copies of shape constants cost nothing.
+_SMALL_BYTES = 1 << 16
+
+# Inputs may have initializers as defaults up to IR 3, and must, for every initializer.
+_FIRST_IR_WITH_FREE_INITIALIZERS = 4
+
+_FOLDABLE = {
+    "Identity",
+    "Transpose",
+    "Cast",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Concat",
+    "Slice",
+    "Gather",
+    "Shape",
+    "ConstantOfShape",
+}
+
+
+def canonicalise(source: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """Return the canonical form of a copy of `source`, and sentences on what a user can notice of it."""
+    model = onnx.ModelProto()
+    model.CopyFrom(source)
+    notes: list[str] = []
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+        notes.append("Local functions were inlined.")
+    if model.ir_version < _FIRST_IR_WITH_FREE_INITIALIZERS:
+        notes.append(f"The IR version was raised from {model.ir_version} to {_FIRST_IR_WITH_FREE_INITIALIZERS}.")
+        model.ir_version = _FIRST_IR_WITH_FREE_INITIALIZERS
+    if _initializers_leave_the_inputs(model.graph):
+        notes.append("Initializers that were also inputs are constants now.")
+    _lift_constants(model.graph)
+    _fold(model)
+    return model, tuple(notes)
+
+
+def _initializers_leave_the_inputs(graph: onnx.GraphProto) -> bool:
+    names = {t.name for t in graph.initializer}
+    inputs = [i for i in graph.input if i.name not in names]
+    if len(inputs) == len(graph.input):
+        return False
+    del graph.input[:]
+    graph.input.extend(inputs)
+    return True
+
+
+def _lift_constants(graph: onnx.GraphProto) -> None:
+    kept = []
+    for node in graph.node:
+        tensor = _constant_tensor(node) if node.op_type == "Constant" and not node.domain else None
+        if tensor is None:
+            kept.append(node)
+        else:
+            tensor.name = node.output[0]
+            graph.initializer.append(tensor)
+    _replace_nodes(graph, kept)
+
+
+def _constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    (value,) = [a for a in node.attribute if a.name.startswith(("value", "sparse"))]
+    tensor = onnx.TensorProto()
+    if value.name == "value":
+        tensor.CopyFrom(value.t)
+    elif value.name == "value_float":
+        tensor.CopyFrom(numpy_helper.from_array(np.array(value.f, np.float32)))
+    elif value.name == "value_floats":
+        tensor.CopyFrom(numpy_helper.from_array(np.array(value.floats, np.float32)))
+    elif value.name == "value_int":
+        tensor.CopyFrom(numpy_helper.from_array(np.array(value.i, np.int64)))
+    elif value.name == "value_ints":
+        tensor.CopyFrom(numpy_helper.from_array(np.array(value.ints, np.int64)))
+    else:
+        return None  # strings and sparse tensors are never weights of a contraction
+    return tensor
+
+
+def _fold(model: onnx.ModelProto) -> None:
+    """Evaluate nodes that only rearrange constants, one after the other in graph order."""
+    graph = model.graph
+    constants = {t.name: t for t in graph.initializer}
+    outputs = {o.name for o in graph.output}
+    used = Counter(name for node in graph.node for name in node.input)
+    captured = {name for node in graph.node for name in captured_names(node)}
+    kept, folded = [], False
+    for node in graph.node:
+        inputs = [name for name in node.input if name]
+        foldable = (
+            node.op_type in _FOLDABLE
+            and not node.domain
+            and inputs
+            and all(name in constants for name in inputs)
+            and not outputs.intersection(node.output)
+        )
+        if foldable and (
+            node.op_type in {"Shape", "ConstantOfShape"} or _is_cheap(constants[inputs[0]], used[inputs[0]])
+        ):
+            constants[node.output[0]] = _evaluate(model, node, constants)
+            folded = True
+        else:
+            kept.append(node)
+    if not folded:
+        return
+    _replace_nodes(graph, kept)
+    needed = {name for node in kept for name in node.input} | captured | outputs
+    tensors = [t for name, t in constants.items() if name in needed]
+    copies = [onnx.TensorProto() for _ in tensors]
+    for copy, tensor in zip(copies, tensors, strict=True):
+        copy.CopyFrom(tensor)
+    del graph.initializer[:]
+    graph.initializer.extend(copies)
+
+
+def _is_cheap(tensor: onnx.TensorProto, uses: int) -> bool:
+    # Folding a large tensor that is used elsewhere (tied embeddings) would store it twice.
+    return uses == 1 or math.prod(tensor.dims) * 8 <= _SMALL_BYTES
+
+
+def _evaluate(
+    model: onnx.ModelProto, node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]
+) -> onnx.TensorProto:
+    feeds: dict[str, Array] = {name: numpy_helper.to_array(constants[name]) for name in node.input if name}
+    function = onnx.helper.make_function(
+        "oamip", "fold", list(feeds), list(node.output), [node], list(model.opset_import)
+    )
+    (value,) = ReferenceEvaluator(function).run(None, feeds, attributes={})
+    return numpy_helper.from_array(np.ascontiguousarray(value).reshape(np.shape(value)), node.output[0])
+
+
+def _replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    copies = [onnx.NodeProto() for _ in nodes]
+    for copy, node in zip(copies, nodes, strict=True):
+        copy.CopyFrom(node)
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def captured_names(node: onnx.NodeProto) -> set[str]:
+    """Return the names that the bodies of a control-flow node take from the graph around them."""
+    names: set[str] = set()
+    for attribute in node.attribute:
+        for body in [attribute.g] * attribute.HasField("g") + list(attribute.graphs):
+            inside = {t.name for t in body.initializer} | {i.name for i in body.input}
+            inside.update(name for inner in body.node for name in inner.output)
+            taken = {name for inner in body.node for name in [*inner.input, *captured_names(inner)] if name}
+            taken.update(o.name for o in body.output)
+            names |= taken - inside
+    return names

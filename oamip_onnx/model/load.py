@@ -1,0 +1,114 @@
+"""From a path, bytes or a message to a canonical `Model`."""
+
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+
+from oamip_onnx.errors import ModelError
+from oamip_onnx.model.canonical import canonicalise
+from oamip_onnx.model.model import Model
+
+OLDEST_OPSET = 7
+
+
+def load_model(source: str | Path | bytes | onnx.ModelProto) -> Model:
+    """Return the canonical model of a file, of its bytes, or of a message; the source itself is left as it is.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, is no ONNX model, misses its external data, is invalid, or has an opset below 7.
+    """
+    if isinstance(source, onnx.ModelProto):
+        return _from_proto(source, source.ByteSize(), path=None, external_data=False)
+    if isinstance(source, bytes):
+        return _from_proto(_parse(source, "The given bytes"), len(source), path=None, external_data=False)
+    path = Path(source)
+    if not path.exists():
+        raise ModelError(f"The model file {str(path)!r} does not exist; check the path.")
+    if path.is_dir():
+        raise ModelError(f"{str(path)!r} is a folder; give the path of the .onnx file in it.")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"The model file {str(path)!r} cannot be read: {error.strerror}.") from error
+    proto = _parse(content, f"The file {str(path)!r}")
+    files = _external_files(proto)
+    missing = [name for name in files if not (path.parent / name).is_file()]
+    if missing:
+        raise ModelError(
+            f"The model {str(path)!r} keeps weights in {missing[0]!r}, which is not beside it; copy that file there."
+        )
+    try:
+        load_external_data_for_model(proto, str(path.parent))
+    except (ValueError, OSError, onnx.checker.ValidationError) as error:
+        raise ModelError(f"The external data of {str(path)!r} cannot be read: {_first_line(error)}.") from error
+    size_bytes = len(content) + sum((path.parent / name).stat().st_size for name in files)
+    return _from_proto(proto, size_bytes, path=path, external_data=bool(files))
+
+
+def _external_files(proto: onnx.ModelProto) -> list[str]:
+    names = [
+        entry.value
+        for tensor in proto.graph.initializer
+        if uses_external_data(tensor)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    ]
+    return sorted(set(names))
+
+
+def _parse(content: bytes, what: str) -> onnx.ModelProto:
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(content)
+    except DecodeError as error:
+        raise ModelError(f"{what} is no ONNX model, or it is truncated.") from error
+    if not proto.HasField("graph") or not proto.opset_import:
+        raise ModelError(f"{what} is no ONNX model: it holds no graph or no opset.")
+    return proto
+
+
+def _from_proto(proto: onnx.ModelProto, size_bytes: int, *, path: Path | None, external_data: bool) -> Model:
+    what = f"The model {str(path)!r}" if path else "The model"
+    for opset in proto.opset_import:
+        if opset.domain in {"", "ai.onnx"} and opset.version < OLDEST_OPSET:
+            raise ModelError(
+                f"{what} uses opset {opset.version}; ONNX Runtime takes {OLDEST_OPSET} and newer. "
+                "Convert it with onnx.version_converter."
+            )
+    _check(proto, what)
+    canonical, notes = canonicalise(proto)
+    return Model(canonical, size_bytes, external_data, path, notes)
+
+
+def _check(proto: onnx.ModelProto, what: str) -> None:
+    try:
+        onnx.checker.check_model(_without_large_weights(proto))
+    except onnx.checker.ValidationError as error:
+        raise ModelError(f"{what} is invalid: {_first_line(error)}") from error
+    if not proto.graph.output:
+        raise ModelError(f"{what} has no outputs.")
+
+
+def _without_large_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return what the checker can take: it refuses messages above 2 GiB, and would copy the others."""
+    if proto.ByteSize() < 2**31 - 1:
+        return proto
+    light = onnx.ModelProto()
+    light.CopyFrom(proto)
+    for tensor in light.graph.initializer:
+        if len(tensor.raw_data) > 1 << 20:
+            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            light.graph.input.append(value)
+    names = {i.name for i in light.graph.input}
+    small = [t for t in light.graph.initializer if t.name not in names]
+    del light.graph.initializer[:]
+    light.graph.initializer.extend(small)
+    return light
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

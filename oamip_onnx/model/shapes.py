@@ -1,0 +1,164 @@
+"""Concrete shapes of every tensor, with dynamic dimensions bound to a sample."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from oamip_onnx.errors import DataError, ModelError, UsageError, closest
+from oamip_onnx.model.model import Array, Model
+from oamip_onnx.runtime import RuntimeOptions, Session
+
+# Integer tensors up to this size can be shapes, axes or split sizes that inference must see the values of.
+_SHAPE_VALUE_ELEMENTS = 1024
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Concrete shape and ONNX element type of a tensor."""
+
+    shape: tuple[int, ...]
+    element_type: int
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """The numpy dtype."""
+        return np.dtype(helper.tensor_dtype_to_np_dtype(self.element_type))
+
+
+def bind_inputs(
+    model: Model,
+    feeds: Mapping[str, Array] | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+) -> dict[str, tuple[int, ...]]:
+    """Return a concrete shape per graph input: from a sample's feeds, else from given shapes, else from the model.
+
+    A dynamic first dimension is taken as 1 where nothing else says; a fixed one wins over the sample's batch.
+
+    Raises
+    ------
+    DataError
+        If another dimension is dynamic and neither feeds nor shapes bind it.
+    UsageError
+        If a shape is given for an input that does not exist.
+    """
+    given = dict(input_shapes or {})
+    for name in given:
+        if name not in model.input_names:
+            raise UsageError(f"There is no input {name!r} to give a shape to{closest(name, model.input_names)}.")
+    bound: dict[str, tuple[int, ...]] = {}
+    for value in model.graph.input:
+        if value.name in given:
+            bound[value.name] = tuple(int(d) for d in given[value.name])
+        elif feeds is not None and value.name in feeds:
+            bound[value.name] = tuple(feeds[value.name].shape)
+        else:
+            bound[value.name] = _declared_shape(value)
+    return bound
+
+
+def _declared_shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
+    shape = []
+    for axis, dimension in enumerate(value.type.tensor_type.shape.dim):
+        if dimension.HasField("dim_value") and dimension.dim_value > 0:
+            shape.append(dimension.dim_value)
+        elif axis == 0:
+            shape.append(1)
+        else:
+            raise DataError(
+                f"Dimension {axis} of the input {value.name!r} is dynamic; give samples with --data, "
+                f"or its shape with --input-shape {value.name}=1,…"
+            )
+    return tuple(shape)
+
+
+def infer_shapes(
+    model: Model, input_shapes: Mapping[str, Sequence[int]], feeds: Mapping[str, Array] | None = None
+) -> dict[str, TensorType]:
+    """Return the type of every tensor of the main graph that carries numbers.
+
+    ONNX's own inference goes first, on a copy whose large weights are replaced by their types; what it leaves open is
+    read off one run in ONNX Runtime with `feeds` (zeros where there are none).
+
+    Raises
+    ------
+    ModelError
+        If shapes contradict each other, or the model does not run on inputs of these shapes.
+    """
+    skeleton = _skeleton(model, input_shapes)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError:
+        # Strict inference stops at the first operator it does not know; the lenient one goes on around it, and the
+        # run below raises where the model is really inconsistent.
+        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+    types: dict[str, TensorType] = {}
+    for value in [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]:
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
+            types[value.name] = TensorType(tuple(d.dim_value for d in tensor.shape.dim), tensor.elem_type)
+    for name, constant in model.initializers.items():
+        types[name] = TensorType(tuple(constant.dims), constant.data_type)
+    open_names = [n for node in model.graph.node for n in node.output if n and n not in types]
+    if open_names:
+        types |= _measured(model, open_names, types, input_shapes, feeds)
+    return types
+
+
+def _skeleton(model: Model, input_shapes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
+    skeleton = onnx.ModelProto()
+    skeleton.ir_version = model.proto.ir_version
+    skeleton.opset_import.extend(model.proto.opset_import)
+    graph = skeleton.graph
+    graph.name = model.graph.name
+    graph.node.extend(model.graph.node)
+    for value in model.graph.input:
+        element_type = value.type.tensor_type.elem_type
+        graph.input.append(helper.make_tensor_value_info(value.name, element_type, list(input_shapes[value.name])))
+    for value in model.graph.output:
+        # Declared output dimensions may name the dynamic batch that the sample has bound.
+        graph.output.append(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, None))
+    for tensor in model.graph.initializer:
+        is_integer = tensor.data_type in {onnx.TensorProto.INT64, onnx.TensorProto.INT32}
+        if is_integer and int(np.prod(tensor.dims, dtype=np.int64)) <= _SHAPE_VALUE_ELEMENTS:
+            graph.initializer.append(tensor)
+        elif len(tensor.raw_data) <= _SHAPE_VALUE_ELEMENTS and int(np.prod(tensor.dims)) <= _SHAPE_VALUE_ELEMENTS:
+            graph.initializer.append(tensor)
+        else:
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    return skeleton
+
+
+def _measured(
+    model: Model,
+    names: Sequence[str],
+    known: Mapping[str, TensorType],
+    input_shapes: Mapping[str, Sequence[int]],
+    feeds: Mapping[str, Array] | None,
+) -> dict[str, TensorType]:
+    probe = with_outputs(model.proto, names)
+    session = Session(probe, RuntimeOptions(optimise=False))
+    sample = dict(feeds or {})
+    for name, shape in input_shapes.items():
+        if name not in sample:
+            sample[name] = np.zeros(shape, known[name].dtype)
+    values = session.run(sample, names)
+    types = {}
+    for name, value in values.items():
+        if not isinstance(value, np.ndarray):
+            raise ModelError(f"The tensor {name!r} is a sequence or a map; such models are not supported.")
+        types[name] = TensorType(value.shape, helper.np_dtype_to_tensor_dtype(value.dtype))
+    return types
+
+
+def with_outputs(proto: onnx.ModelProto, names: Sequence[str], *, keep: bool = False) -> onnx.ModelProto:
+    """Return a copy of the model whose outputs are the named tensors, in addition to its own if `keep`."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    have = {o.name for o in copy.graph.output} if keep else set()
+    if not keep:
+        del copy.graph.output[:]
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in have)
+    return copy

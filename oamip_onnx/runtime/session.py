@@ -1,0 +1,224 @@
+"""A typed, thin cover of `onnxruntime.InferenceSession`."""
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+
+from oamip_onnx.errors import ModelError, UsageError, closest
+
+# A protobuf message cannot exceed this many bytes; larger models reach ONNX Runtime through a file.
+PROTOBUF_LIMIT_BYTES = 2**31 - 1
+
+_ERROR_SEVERITY = 3
+
+# Providers whose tensors live in the memory of a device, and ONNX Runtime's name of that memory.
+_DEVICE_MEMORY = {
+    "CUDAExecutionProvider": "cuda",
+    "TensorrtExecutionProvider": "cuda",
+    "NvTensorRTRTXExecutionProvider": "cuda",
+    "DmlExecutionProvider": "dml",
+}
+
+_ELEMENT_TYPES: dict[str, npt.DTypeLike] = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(bfloat16)": ml_dtypes.bfloat16,
+    "tensor(int8)": np.int8,
+    "tensor(int16)": np.int16,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(uint8)": np.uint8,
+    "tensor(uint16)": np.uint16,
+    "tensor(uint32)": np.uint32,
+    "tensor(uint64)": np.uint64,
+    "tensor(bool)": np.bool_,
+    "tensor(string)": np.object_,
+}
+
+
+def numpy_dtype(onnx_type: str) -> np.dtype[np.generic]:
+    """Return the numpy dtype of an ONNX Runtime type string such as ``tensor(float)``.
+
+    Raises
+    ------
+    ModelError
+        If the type is no tensor (a sequence, a map, an optional).
+    """
+    if onnx_type not in _ELEMENT_TYPES:
+        raise ModelError(f"An input or output has the type {onnx_type}; only tensors are supported.")
+    return np.dtype(_ELEMENT_TYPES[onnx_type])
+
+
+def available_providers() -> list[str]:
+    """Return the short names of the execution providers in this build of ONNX Runtime, such as ``cpu``, ``cuda``."""
+    return [p.removesuffix("ExecutionProvider").lower() for p in onnxruntime.get_available_providers()]
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """How ONNX Runtime runs a model.
+
+    Attributes
+    ----------
+    provider
+        Short name of the execution provider: ``cpu``, ``cuda``, ``tensorrt``, …
+    threads
+        Intra-operator threads; 0 leaves the choice to ONNX Runtime.
+    optimise
+        Whether ONNX Runtime may fuse and rewrite the graph; off only to measure its own rounding differences.
+    """
+
+    provider: str = "cpu"
+    threads: int = 0
+    optimise: bool = True
+
+    def provider_names(self) -> list[str]:
+        """Return the ONNX Runtime names of the provider and of the CPU fallback for operators it has no kernel for.
+
+        Raises
+        ------
+        UsageError
+            If this build of ONNX Runtime does not offer the provider.
+        """
+        wanted = self.provider.lower().removesuffix("executionprovider")
+        for name in onnxruntime.get_available_providers():
+            if name.removesuffix("ExecutionProvider").lower() == wanted:
+                return list(dict.fromkeys([name, "CPUExecutionProvider"]))
+        have = available_providers()
+        raise UsageError(
+            f"ONNX Runtime {onnxruntime.__version__} on this machine has no provider {self.provider!r}"
+            f"{closest(wanted, have)}; available: {', '.join(have)}. Install the package that brings it "
+            "(for CUDA: pip install 'oamip-onnx[gpu]') or use --provider cpu."
+        )
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Name, numpy dtype and shape of an input or output; an unknown dimension is None, a named one its name."""
+
+    name: str
+    dtype: np.dtype[np.generic]
+    shape: tuple[int | str | None, ...]
+
+
+class Session:
+    """A model loaded into ONNX Runtime.
+
+    Parameters
+    ----------
+    model
+        The model, or the path of its file.
+    options
+        Provider, threads and optimisation.
+
+    Raises
+    ------
+    ModelError
+        If ONNX Runtime does not accept the model.
+    UsageError
+        If the provider is not available.
+    """
+
+    def __init__(self, model: onnx.ModelProto | Path, options: RuntimeOptions | None = None) -> None:
+        self.options = options or RuntimeOptions()
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = _ERROR_SEVERITY
+        settings.intra_op_num_threads = self.options.threads
+        # Idle spinning threads of one session steal the cores from the next; the sessions here take turns.
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        level = onnxruntime.GraphOptimizationLevel
+        settings.graph_optimization_level = level.ORT_ENABLE_ALL if self.options.optimise else level.ORT_DISABLE_ALL
+        providers = self.options.provider_names()
+        try:
+            self._session = _create(model, settings, providers)
+        except UsageError:
+            raise
+        except Exception as error:  # ONNX Runtime raises a dozen unrelated classes here
+            raise ModelError(f"ONNX Runtime does not accept the model: {_first_line(error)}") from error
+        self.inputs = tuple(_tensor_info(i) for i in self._session.get_inputs())
+        self.outputs = tuple(_tensor_info(o) for o in self._session.get_outputs())
+
+    @property
+    def provider(self) -> str:
+        """The ONNX Runtime name of the provider in use."""
+        return str(self._session.get_providers()[0])
+
+    def run(
+        self, feeds: Mapping[str, npt.NDArray[np.generic]], outputs: Iterable[str] | None = None
+    ) -> dict[str, npt.NDArray[np.generic]]:
+        """Return the outputs by name for one batch of inputs.
+
+        Raises
+        ------
+        ModelError
+            If ONNX Runtime fails while running.
+        """
+        names = [o.name for o in self.outputs] if outputs is None else list(outputs)
+        try:
+            values = self._session.run(names, dict(feeds))
+        except Exception as error:  # as above
+            raise ModelError(f"ONNX Runtime failed while running the model: {_first_line(error)}") from error
+        return dict(zip(names, values, strict=True))
+
+    def bind(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> Callable[[], None]:
+        """Return a call that runs these inputs once more and waits for the result; for measuring the time it takes.
+
+        On a device, inputs and outputs stay in its memory, so that no transfer is measured.
+
+        Raises
+        ------
+        ModelError
+            If ONNX Runtime fails while running; it is tried once before returning.
+        """
+        self.run(feeds)
+        session = self._session
+        if self.provider == "CPUExecutionProvider":
+            names, arrays = [o.name for o in self.outputs], dict(feeds)
+
+            def run() -> None:
+                session.run(names, arrays)
+
+            return run
+        memory = _DEVICE_MEMORY.get(self.provider, "cpu")
+        binding = session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array, memory, 0))
+        for output in self.outputs:
+            binding.bind_output(output.name, memory, 0)
+
+        def run_bound() -> None:
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+
+        return run_bound
+
+
+def _create(
+    model: onnx.ModelProto | Path, settings: onnxruntime.SessionOptions, providers: list[str]
+) -> onnxruntime.InferenceSession:
+    if isinstance(model, Path):
+        return onnxruntime.InferenceSession(str(model), settings, providers=providers)
+    if model.ByteSize() < PROTOBUF_LIMIT_BYTES:
+        return onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=providers)
+    with tempfile.TemporaryDirectory(prefix="oamip-") as folder:
+        path = Path(folder) / "model.onnx"
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        onnx.save(copy, path, save_as_external_data=True, location="model.data")
+        return onnxruntime.InferenceSession(str(path), settings, providers=providers)
+
+
+def _tensor_info(value: onnxruntime.NodeArg) -> TensorInfo:
+    return TensorInfo(value.name, numpy_dtype(value.type), tuple(value.shape))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
