@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from oamip_onnx.channels import BoolArray, ChannelAnalysis, Labels, lookup
+from oamip_onnx.channels import BoolArray, ChannelAnalysis, Labels, kept_indices, kept_shape, lookup
 from oamip_onnx.model import Array, Model, int_attribute, ints_attribute
-from oamip_onnx.surgery.slicing import kept_indices, kept_shape
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,10 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from oamip_onnx.channels import BoolArray, ChannelAnalysis
+from oamip_onnx.channels import BoolArray, ChannelAnalysis, slice_array
 from oamip_onnx.errors import ModelError
 from oamip_onnx.model import Array, Model
 from oamip_onnx.surgery.constants import rewrite, touches
-from oamip_onnx.surgery.slicing import slice_array
 
 
 def cut(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from oamip_onnx.channels import BoolArray, Labels
+from oamip_onnx.channels.labels import BoolArray, Labels
 from oamip_onnx.model import Array
 
 

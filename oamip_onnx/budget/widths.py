@@ -1,0 +1,119 @@
+"""How many units of each group stay."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from oamip_onnx.budget.costs import costs_of
+from oamip_onnx.budget.target import Target
+from oamip_onnx.channels import BoolArray, ChannelAnalysis, ChannelGroup
+from oamip_onnx.errors import TargetError
+from oamip_onnx.model import Model
+
+# Groups narrower than this many alignments are cut freely: rounding would decide their width alone.
+_FEWEST_ALIGNMENTS = 2
+
+_BISECTIONS = 30
+
+
+def uniform_widths(groups: Sequence[ChannelGroup], ratio: float, round_to: int = 1) -> tuple[int, ...]:
+    """Return the kept width of each group when the share `ratio` of each goes.
+
+    Parameters
+    ----------
+    groups
+        The groups.
+    ratio
+        Share to remove, 0 ≤ ratio < 1.
+    round_to
+        Widths are rounded to the nearest multiple; groups narrower than two multiples are not aligned.
+
+    Returns
+    -------
+    tuple of int
+        One width a group, between its minimum and its full width, a multiple of its number of blocks.
+    """
+    return tuple(_width(group, ratio, round_to) for group in groups)
+
+
+def _width(group: ChannelGroup, ratio: float, round_to: int) -> int:
+    step = group.block_count
+    if group.width >= _FEWEST_ALIGNMENTS * round_to:
+        step = int(np.lcm(step, round_to))
+    # Half a unit more is rounded up: of an odd width the larger part stays.
+    width = int(np.floor(group.width * (1 - ratio) / step + 0.5 + 1e-9)) * step
+    if width < max(group.minimum_width, 1):
+        width = max(step if step <= group.width else group.width, group.minimum_width)
+    return min(width, group.width)
+
+
+def plan_widths(model: Model, analysis: ChannelAnalysis, target: Target, round_to: int = 1) -> tuple[int, ...]:
+    """Return the kept width of each group that meets a target, the same ratio for every group.
+
+    Raises
+    ------
+    TargetError
+        If even the narrowest model is above the target; the message says what can be reached.
+    """
+    if target.kind == "ratio":
+        return uniform_widths(analysis.groups, target.value, round_to)
+
+    def share(ratio: float) -> float:
+        kept = first_units(analysis, uniform_widths(analysis.groups, ratio, round_to))
+        costs, original = costs_of(model, analysis, kept), costs_of(model, analysis, np.ones_like(kept))
+        if target.kind == "macs":
+            return costs.macs / max(original.macs, 1)
+        return costs.parameters / max(original.parameters, 1)
+
+    smallest = share(1 - 1e-9)
+    if smallest > target.value:
+        raise TargetError(f"The target {target} cannot be reached; the smallest possible is {smallest:.3f}.")
+    low, high = 0.0, 1 - 1e-9
+    if share(low) <= target.value:
+        return uniform_widths(analysis.groups, low, round_to)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if share(middle) <= target.value else (middle, high)
+    return uniform_widths(analysis.groups, high, round_to)
+
+
+def first_units(analysis: ChannelAnalysis, widths: Sequence[int]) -> BoolArray:
+    """Return a kept vector of these widths, whichever units: costs depend on widths alone."""
+    kept = np.zeros(analysis.unit_count, dtype=np.bool_)
+    for group, width in zip(analysis.groups, widths, strict=True):
+        own = np.zeros(group.width, dtype=np.bool_)
+        for members in _blocks(group):
+            own[members[: width // group.block_count]] = True
+        kept[group.units] = own
+    return kept
+
+
+def select_units(analysis: ChannelAnalysis, widths: Sequence[int], scores: np.ndarray[tuple[int], np.dtype[np.float64]]) -> BoolArray:
+    """Return which units stay: in each group the highest scores, equally many a block; ties go to the lower number.
+
+    Parameters
+    ----------
+    analysis
+        The groups.
+    widths
+        Kept units per group.
+    scores
+        Importance per unit, shape (units,), finite.
+    """
+    if scores.shape != (analysis.unit_count,) or not bool(np.isfinite(scores).all()):
+        raise ValueError(f"The scores must be {analysis.unit_count} finite numbers.")
+    kept = np.zeros(analysis.unit_count, dtype=np.bool_)
+    for group, width in zip(analysis.groups, widths, strict=True):
+        own = np.zeros(group.width, dtype=np.bool_)
+        values = scores[group.units]
+        for members in _blocks(group):
+            order = np.argsort(-values[members], kind="stable")
+            own[members[order[: width // group.block_count]]] = True
+        kept[group.units] = own
+    return kept
+
+
+def _blocks(group: ChannelGroup) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    if group.blocks is None:
+        return [np.arange(group.width)]
+    return [np.flatnonzero(group.blocks == block) for block in range(group.block_count)]

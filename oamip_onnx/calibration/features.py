@@ -1,0 +1,134 @@
+"""A contraction as a matrix product: features of each output position, and the weight as a matrix.
+
+For a Conv the features of a position are the patch under the kernel, padding zeros included, ordered as
+(in channel, kernel positions); for a Gemm or a MatMul they are the row itself. The output there is
+features · matrix + bias.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from oamip_onnx.model import Array, attribute, int_attribute, ints_attribute
+
+FloatArray = npt.NDArray[np.float64]
+AnyFloatArray = npt.NDArray[np.floating]
+
+
+class Contracting(Protocol):
+    """How one contraction reads its operand and its weight."""
+
+    def rows(self, data: Array) -> Array:
+        """Return the features, one row an output position; shape (positions, features)."""
+
+    def targets(self, out: Array) -> Array:
+        """Return the output, one row a position in the same order; shape (positions, outputs)."""
+
+    def matrix(self, weight: Array) -> Array:
+        """Return the weight as a matrix, shape (features, outputs)."""
+
+    def weight(self, matrix: Array, like: Array) -> Array:
+        """Return the weight in its own layout, with the dtype of `like`."""
+
+
+@dataclass(frozen=True)
+class ConvolutionLayout:
+    """A Conv of any number of spatial axes with `group` = 1."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...] | None
+    auto_pad: str
+
+    def _padding(self, sizes: tuple[int, ...]) -> list[tuple[int, int]]:
+        axes = len(sizes)
+        if self.auto_pad in {"SAME_UPPER", "SAME_LOWER"}:
+            result = []
+            for size, kernel, stride, dilation in zip(sizes, self.kernel, self.strides, self.dilations, strict=True):
+                total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
+                small, large = total // 2, total - total // 2
+                result.append((small, large) if self.auto_pad == "SAME_UPPER" else (large, small))
+            return result
+        if self.pads is None or self.auto_pad == "VALID":
+            return [(0, 0)] * axes
+        return list(zip(self.pads[:axes], self.pads[axes:], strict=True))
+
+    def rows(self, data: Array) -> Array:
+        """Return the patches under the kernel, shape (samples · positions, channels · kernel)."""
+        axes = len(self.kernel)
+        padded = np.pad(data, [(0, 0), (0, 0), *self._padding(data.shape[2:])])
+        extent = tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, extent, axis=tuple(range(2, 2 + axes)))
+        steps = (slice(None), slice(None), *(slice(None, None, s) for s in self.strides))
+        windows = windows[(*steps, *(slice(None, None, d) for d in self.dilations))]
+        # samples, channels, positions…, kernel… → samples, positions…, channels, kernel…
+        order = [0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes)]
+        features = data.shape[1] * int(np.prod(self.kernel))
+        return windows.transpose(order).reshape(-1, features)
+
+    def targets(self, out: Array) -> Array:
+        """Return the output with channels last, shape (samples · positions, outputs)."""
+        return np.moveaxis(out, 1, -1).reshape(-1, out.shape[1])
+
+    def matrix(self, weight: Array) -> Array:
+        """Return the kernels as columns."""
+        return weight.reshape(weight.shape[0], -1).T
+
+    def weight(self, matrix: Array, like: Array) -> Array:
+        """Return columns as kernels."""
+        return np.ascontiguousarray(matrix.T.reshape(like.shape).astype(like.dtype))
+
+
+@dataclass(frozen=True)
+class ProductLayout:
+    """A Gemm or MatMul whose right operand is the weight, transposed or not, scaled by alpha."""
+
+    transposed: bool = False
+    scale: float = 1.0
+
+    def rows(self, data: Array) -> Array:
+        """Return the rows of the left operand, shape (rows, features)."""
+        return data.reshape(-1, data.shape[-1])
+
+    def targets(self, out: Array) -> Array:
+        """Return the rows of the output, shape (rows, outputs)."""
+        return out.reshape(-1, out.shape[-1])
+
+    def matrix(self, weight: Array) -> Array:
+        """Return the weight as (features, outputs)."""
+        return np.asarray((weight.T if self.transposed else weight) * self.scale)
+
+    def weight(self, matrix: Array, like: Array) -> Array:
+        """Return the weight in its own layout."""
+        own = matrix / self.scale
+        return np.ascontiguousarray((own.T if self.transposed else own).astype(like.dtype))
+
+
+def layout_of(node: onnx.NodeProto, weight_shape: tuple[int, ...]) -> ConvolutionLayout | ProductLayout | str:
+    """Return how a contraction reads its operands, or the reason why it has no such layout here."""
+    if node.op_type == "Conv":
+        if int_attribute(node, "group", 1) != 1:
+            return "it is a grouped convolution"
+        axes = len(weight_shape) - 2
+        pads = ints_attribute(node, "pads")
+        return ConvolutionLayout(
+            weight_shape[2:],
+            tuple(ints_attribute(node, "strides") or [1] * axes),
+            tuple(ints_attribute(node, "dilations") or [1] * axes),
+            None if pads is None else tuple(pads),
+            str(attribute(node, "auto_pad", "NOTSET")),
+        )
+    if node.op_type == "Gemm":
+        if int_attribute(node, "transA", 0):
+            return "its data operand is transposed"
+        if attribute(node, "beta", 1.0) != 1.0:
+            return "its bias is scaled"
+        alpha = attribute(node, "alpha", 1.0)
+        return ProductLayout(bool(int_attribute(node, "transB", 0)), float(alpha))  # type: ignore[arg-type]
+    if node.op_type == "MatMul":
+        return ProductLayout() if len(weight_shape) == 2 else "its weight has more than two axes"
+    return f"{node.op_type} has no closed form here"

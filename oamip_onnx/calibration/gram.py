@@ -1,0 +1,82 @@
+"""Gram matrices of a contraction's features, accumulated in a stream.
+
+With features X (one row an output position, a column of ones behind the others) and targets Y, a least-squares refit
+needs only XᵀX, XᵀY and the diagonal of YᵀY. Rows beyond a budget are subsampled evenly over the samples.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Gram:
+    """Second moments of features and targets.
+
+    Attributes
+    ----------
+    features
+        XᵀX, shape (features + 1, features + 1), float64; the last row and column belong to the ones.
+    cross
+        XᵀY, shape (features + 1, outputs), float64.
+    energy
+        Σ Y² per output, shape (outputs,), float64.
+    rows
+        Number of rows summed.
+    """
+
+    features: FloatArray
+    cross: FloatArray
+    energy: FloatArray
+    rows: int
+
+    def error(self, matrix: FloatArray) -> float:
+        """Return ‖X·matrix − Y‖² per row, for a matrix of shape (features + 1, outputs)."""
+        squares = np.einsum("fo,fg,go->o", matrix, self.features, matrix, optimize=True)
+        total = squares - 2 * (matrix * self.cross).sum(axis=0) + self.energy
+        return float(max(total.sum(), 0.0) / max(self.rows, 1))
+
+
+def accumulate_gram(
+    pairs: Iterable[tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]], rows_per_batch: int, seed: int
+) -> Gram:
+    """Return the Gram matrices over batches of (feature rows, target rows).
+
+    Parameters
+    ----------
+    pairs
+        Batches; features of shape (rows, features), targets of shape (rows, outputs).
+    rows_per_batch
+        At most this many rows of each batch enter, drawn without replacement.
+    seed
+        Seed of that draw.
+
+    Raises
+    ------
+    ValueError
+        If there is no batch.
+    """
+    generator = np.random.default_rng(seed)
+    total: Gram | None = None
+    for features, targets in pairs:
+        rows = np.arange(len(features))
+        if len(rows) > rows_per_batch:
+            rows = np.sort(generator.choice(len(features), rows_per_batch, replace=False))
+        x = np.empty((len(rows), features.shape[1] + 1), dtype=np.float64)
+        x[:, :-1], x[:, -1] = features[rows], 1.0
+        y = targets[rows].astype(np.float64)
+        part = Gram(x.T @ x, x.T @ y, (y * y).sum(axis=0), len(rows))
+        total = part if total is None else _add(total, part)
+    if total is None:
+        raise ValueError("There are no samples to accumulate.")
+    return total
+
+
+def _add(left: Gram, right: Gram) -> Gram:
+    return Gram(
+        left.features + right.features, left.cross + right.cross, left.energy + right.energy, left.rows + right.rows
+    )

@@ -1,0 +1,19 @@
+"""Making up for what was dropped, in closed form and without labels."""
+
+from oamip_onnx.repair.context import RepairContext, Repaired, RepairStep, with_initializers
+from oamip_onnx.repair.prepare import with_biases
+from oamip_onnx.repair.refit import repair_bias, repair_least_squares
+
+REPAIRS = {"bias": repair_bias, "least-squares": repair_least_squares}
+"""Repairs by the name that `--repair` takes; ``none`` is the absence of one."""
+
+__all__ = [
+    "REPAIRS",
+    "RepairContext",
+    "RepairStep",
+    "Repaired",
+    "repair_bias",
+    "repair_least_squares",
+    "with_biases",
+    "with_initializers",
+]

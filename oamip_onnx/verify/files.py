@@ -1,0 +1,90 @@
+"""Checks of the finished file: ONNX's checker, a load without warnings, unchanged inputs and outputs."""
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import onnxruntime
+
+from oamip_onnx.errors import ModelError, VerificationError
+from oamip_onnx.model import save_model
+from oamip_onnx.runtime import RuntimeOptions
+
+
+def check_result(pruned: onnx.ModelProto, original: onnx.ModelProto, options: RuntimeOptions) -> None:
+    """Raise unless the pruned model is as valid as the original and has the same inputs and outputs.
+
+    Raises
+    ------
+    VerificationError
+        Naming the first finding that the original does not have.
+    """
+    for kind in ("input", "output"):
+        if list(getattr(pruned.graph, kind)) != list(getattr(original.graph, kind)):
+            raise VerificationError(f"The {kind}s of the pruned model differ from the original's; nothing was written.")
+    with tempfile.TemporaryDirectory(prefix="oamip-") as folder:
+        path = Path(folder) / "model.onnx"
+        save_model(pruned, path)
+        finding = _checker_finding(path)
+        warnings = load_warnings(path, options)
+    if not finding and not warnings:
+        return
+    with tempfile.TemporaryDirectory(prefix="oamip-") as folder:
+        path = Path(folder) / "model.onnx"
+        save_model(original, path)
+        known = _checker_finding(path)
+        known_warnings = load_warnings(path, options)
+    if finding and not known:
+        raise VerificationError(f"ONNX's checker refuses the pruned model: {finding} Nothing was written.")
+    new = [w for w in warnings if w not in known_warnings]
+    if new and len(warnings) > len(known_warnings):
+        raise VerificationError(f"ONNX Runtime warns about the pruned model: {new[0]} Nothing was written.")
+
+
+def _checker_finding(path: Path) -> str:
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return ""
+
+
+def load_warnings(path: Path, options: RuntimeOptions) -> list[str]:
+    """Return what ONNX Runtime warns about while it loads a file, without times and colours.
+
+    Raises
+    ------
+    ModelError
+        If it does not load the file at all.
+    """
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 2
+    with captured_stderr() as lines:
+        try:
+            onnxruntime.InferenceSession(str(path), settings, providers=options.provider_names())
+        except Exception as error:  # ONNX Runtime raises a dozen unrelated classes here
+            raise ModelError(f"ONNX Runtime does not accept the model: {str(error).splitlines()[0]}") from error
+    cleaned = (re.sub(r"\x1b\[[0-9;]*m|^\S+ \S+ \[", "", line).strip() for line in lines)
+    return [line for line in cleaned if line]
+
+
+@contextlib.contextmanager
+def captured_stderr() -> Iterator[list[str]]:
+    """Collect what native code writes to standard error; the list is filled when the block ends."""
+    lines: list[str] = []
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            file.seek(0)
+            lines.extend(file.read().decode(errors="replace").splitlines())
