@@ -16,7 +16,8 @@ from oamip_onnx.errors import ModelError, UsageError, closest
 # A protobuf message cannot exceed this many bytes; larger models reach ONNX Runtime through a file.
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
 
-_ERROR_SEVERITY = 3
+# Errors arrive as exceptions; ONNX Runtime would print them on standard error as well.
+_FATAL_SEVERITY = 4
 
 # Providers whose tensors live in the memory of a device, and ONNX Runtime's name of that memory.
 _DEVICE_MEMORY = {
@@ -130,7 +131,7 @@ class Session:
     def __init__(self, model: onnx.ModelProto | Path, options: RuntimeOptions | None = None) -> None:
         self.options = options or RuntimeOptions()
         settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = _ERROR_SEVERITY
+        settings.log_severity_level = _FATAL_SEVERITY
         settings.intra_op_num_threads = self.options.threads
         # Idle spinning threads of one session steal the cores from the next; the sessions here take turns.
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -90,7 +90,11 @@ def _restore(proto: onnx.ModelProto, original: onnx.ModelProto, metadata: Mappin
         values.extend(source)
     del graph.value_info[:]
     for node, source_node in zip(graph.node, original.graph.node, strict=True):
-        node.name, node.domain = source_node.name, source_node.domain
+        node.name = source_node.name
+        if source_node.HasField("domain"):
+            node.domain = source_node.domain
+        else:
+            node.ClearField("domain")
         del node.metadata_props[:]
         node.metadata_props.extend(source_node.metadata_props)
     entries = {p.key: p.value for p in original.metadata_props} | dict(metadata)

@@ -1,0 +1,236 @@
+"""Samples from every source, their checks, and Gram matrices."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from graphs import Builder
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+
+from oamip_onnx.calibration import (
+    ActivationStream,
+    Gram,
+    Samples,
+    accumulate_gram,
+    check_label_range,
+    layout_of,
+    load_samples,
+    random_samples,
+)
+from oamip_onnx.errors import DataError, UsageError
+from oamip_onnx.model import Model, TensorType, load_model
+from oamip_onnx.runtime import Session
+
+Floats = npt.NDArray[np.float32]
+
+
+@pytest.fixture
+def model() -> Model:
+    b = Builder(["N", 4])
+    return load_model(b.finish(b.gemm("x", 4, 3)))
+
+
+@pytest.fixture
+def x() -> Floats:
+    return np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+
+
+def test_npz(model: Model, x: Floats, tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=x, labels=np.arange(6) % 3)
+    samples = load_samples(tmp_path / "d.npz", model)
+    assert np.array_equal(samples.feeds["x"], x)
+    assert samples.labels is not None
+    assert samples.labels.tolist() == [0, 1, 2, 0, 1, 2]
+    assert load_samples(tmp_path / "d.npz", model, limit=2).count == 2
+
+
+def test_folder_of_arrays_with_and_without_sample_axis(model: Model, x: Floats, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", x[:2])
+    np.save(tmp_path / "b.npy", x[2])
+    np.savez(tmp_path / "c.npz", x=x[3:])
+    assert np.array_equal(load_samples(tmp_path, model).feeds["x"], x)
+
+
+def test_zoo_test_data(model: Model, x: Floats, tmp_path: Path) -> None:
+    for i in range(2):
+        folder = tmp_path / f"test_data_set_{i}"
+        folder.mkdir()
+        (folder / "input_0.pb").write_bytes(numpy_helper.from_array(x[i : i + 1], "x").SerializeToString())
+    assert np.array_equal(load_samples(tmp_path, model).feeds["x"], x[:2])
+
+
+def test_script(model: Model, tmp_path: Path) -> None:
+    script = tmp_path / "d.py"
+    script.write_text(
+        "import numpy as np\n"
+        "def samples():\n    yield {'x': np.ones((2, 4), np.float32)}\n"
+        "def other():\n    yield {'x': np.zeros((1, 4), np.float32)}\n"
+        "def broken():\n    raise RuntimeError('oh no')\n"
+    )
+    assert load_samples(script, model).count == 2
+    assert load_samples(f"{script}:other", model).count == 1
+    with pytest.raises(UsageError, match="no function 'nothing'"):
+        load_samples(f"{script}:nothing", model)
+    with pytest.raises(DataError, match="failed: RuntimeError: oh no"):
+        load_samples(f"{script}:broken", model)
+
+
+def test_python_sources(model: Model, x: Floats) -> None:
+    class Reader:
+        def __init__(self) -> None:
+            self.rows: Iterator[Floats] = iter([x[:3], x[3:]])
+
+        def get_next(self) -> Mapping[str, Floats] | None:
+            row = next(self.rows, None)
+            return None if row is None else {"x": row}
+
+    for source in ({"x": x}, [{"x": x[:1]}, {"x": x[1:]}], Reader(), iter([{"x": x}])):
+        assert np.array_equal(load_samples(source, model).feeds["x"], x)
+    samples = load_samples({"x": x}, model)
+    assert load_samples(samples, model) is samples
+
+
+@pytest.mark.parametrize(
+    ("feeds", "message"),
+    [
+        ({"z": np.ones((2, 4), np.float32)}, r"have the keys \['z'\]; the model's inputs are \['x'\]"),
+        ({"x": np.ones((2, 5), np.float32)}, r"expects the shape \(samples, 4\); .* have \(2, 5\)"),
+        ({"x": np.ones((2, 4, 1), np.float32)}, r"expects the shape \(samples, 4\)"),
+        ({"x": np.ones((2, 4), np.int64)}, "expects the dtype float32; .* have int64"),
+        ({"x": np.array([["a"] * 4] * 2)}, "expects the dtype float32"),
+        ({"x": np.full((2, 4), np.nan, np.float32)}, "not finite .* in sample 0"),
+        ({"x": np.ones((0, 4), np.float32)}, "hold no samples"),
+        ({"x": np.ones((2, 4), np.float32), "labels": np.array([0.5, 1])}, "labels .* dtype float64"),
+        ({"x": np.ones((2, 4), np.float32), "labels": np.array([1])}, "2 samples and 1 labels"),
+    ],
+)
+def test_wrong_data(model: Model, feeds: dict[str, npt.NDArray[np.generic]], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_samples(feeds, model)
+
+
+def test_wrong_files(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="do not exist"):
+        load_samples(tmp_path / "none.npz", model)
+    with pytest.raises(DataError, match="holds no samples"):
+        load_samples(tmp_path, model)
+    (tmp_path / "bad.npz").write_bytes(b"zip?")
+    with pytest.raises(DataError, match=r"cannot be read as \.npz"):
+        load_samples(tmp_path / "bad.npz", model)
+    np.savez(tmp_path / "pickled.npz", x=np.array([{}], dtype=object))
+    with pytest.raises(DataError, match=r"cannot be read as \.npz"):
+        load_samples(tmp_path / "pickled.npz", model)
+    (tmp_path / "data.txt").write_text("1 2 3")
+    with pytest.raises(DataError, match=r"neither \.npz"):
+        load_samples(tmp_path / "data.txt", model)
+    with pytest.raises(DataError, match="is no data source"):
+        load_samples(3, model)  # type: ignore[arg-type]
+
+
+def test_label_range() -> None:
+    check_label_range(np.array([0, 2]), 3)
+    with pytest.raises(DataError, match="label 3 of sample 1 is out of range; the model has 3 classes"):
+        check_label_range(np.array([0, 3]), 3)
+    with pytest.raises(DataError, match="label -1"):
+        check_label_range(np.array([-1]), 3)
+
+
+def test_bytes_become_floats_between_zero_and_one(model: Model) -> None:
+    samples = load_samples({"x": np.array([[0, 51, 255, 102]], np.uint8)}, model)
+    assert samples.feeds["x"].dtype == np.float32
+    assert np.allclose(samples.feeds["x"], [[0, 0.2, 1, 0.4]])
+    assert samples.notes == ("The uint8 values of 'x' were divided by 255.",)
+
+
+def test_fixed_batch_is_respected() -> None:
+    b = Builder([2, 4])
+    fixed = load_model(b.finish(b.gemm("x", 4, 3)))
+    samples = load_samples({"x": np.ones((5, 4), np.float32)}, fixed)
+    assert (samples.count, samples.run_size) == (4, 2)
+    assert "last 1 samples were left out" in samples.notes[0]
+    assert [len(f["x"]) for f in samples.batches(100)] == [2, 2]
+    with pytest.raises(DataError, match="takes 2 samples a run"):
+        load_samples({"x": np.ones((1, 4), np.float32)}, fixed)
+
+
+def test_random_samples_repeat_and_say_so(model: Model) -> None:
+    types = {"x": TensorType((1, 4), 1)}
+    first, second = (random_samples(model, types, 5, seed=3) for _ in range(2))
+    assert first.is_random
+    assert first.feeds["x"].shape == (5, 4)
+    assert np.array_equal(first.feeds["x"], second.feeds["x"])
+
+
+def test_stream_returns_activations_in_order(model: Model, x: Floats) -> None:
+    stream = ActivationStream(model.proto, ["t0"])
+    recorded = np.concatenate([batch["t0"] for batch in stream.batches(Samples({"x": x}), 4)])
+    assert np.allclose(recorded, Session(model.proto).run({"x": x})["y"], atol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    strides=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    dilations=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    pads=st.tuples(*[st.integers(0, 2)] * 4),
+    auto_pad=st.sampled_from(["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]),
+    seed=st.integers(0, 100),
+)
+def test_features_times_matrix_is_the_convolution(
+    kernel: tuple[int, int],
+    strides: tuple[int, int],
+    dilations: tuple[int, int],
+    pads: tuple[int, int, int, int],
+    auto_pad: str,
+    seed: int,
+) -> None:
+    assume(dilations == (1, 1) or not auto_pad.startswith("SAME"))  # ONNX Runtime has no kernel for it
+    b = Builder(["N", 3, 7, 8], seed=seed)
+    attributes = {"strides": strides, "dilations": dilations}
+    attributes |= {"pads": pads} if auto_pad == "NOTSET" else {"auto_pad": auto_pad}
+    weight = b.weight(4, 3, *kernel)
+    out = b.add("Conv", "x", weight, b.weight(4), **attributes)
+    model = load_model(b.finish(out))
+    x = b.random.normal(size=(2, 3, 7, 8)).astype(np.float32)
+    y = Session(model.proto).run({"x": x})["y"]
+    layout = layout_of(model.nodes[0], (4, 3, *kernel))
+    assert not isinstance(layout, str)
+    product = layout.rows(x) @ layout.matrix(model.array(weight)) + model.array("c1")
+    assert np.allclose(product, layout.targets(y), atol=1e-4)
+    assert np.array_equal(layout.weight(layout.matrix(model.array(weight)), model.array(weight)), model.array(weight))
+
+
+def test_layouts_of_products() -> None:
+    assert layout_of(helper.make_node("Gemm", ["a", "b"], ["c"], transA=1), (3, 4)) == "its data operand is transposed"
+    assert layout_of(helper.make_node("Conv", ["a", "b"], ["c"], group=2), (4, 1, 3, 3)) == "it is a grouped convolution"
+    layout = layout_of(helper.make_node("Gemm", ["a", "b"], ["c"], transB=1, alpha=2.0), (3, 4))
+    assert not isinstance(layout, str)
+    weight = np.arange(12, dtype=np.float32).reshape(3, 4)
+    assert np.array_equal(layout.matrix(weight), 2 * weight.T)
+    assert np.array_equal(layout.weight(layout.matrix(weight), weight), weight)
+
+
+def test_gram_matrices_do_not_depend_on_the_batches() -> None:
+    generator = np.random.default_rng(0)
+    features, targets = generator.normal(size=(50, 4)), generator.normal(size=(50, 2))
+    whole = accumulate_gram([(features, targets)], 1000, 0)
+    parts = accumulate_gram([(features[i : i + 7], targets[i : i + 7]) for i in range(0, 50, 7)], 1000, 0)
+    ones = np.c_[features, np.ones(50)]
+    for gram in (whole, parts):
+        assert np.allclose(gram.features, ones.T @ ones)
+        assert np.allclose(gram.cross, ones.T @ targets)
+        assert gram.rows == 50
+    matrix = generator.normal(size=(5, 2))
+    assert np.isclose(whole.error(matrix), ((ones @ matrix - targets) ** 2).sum() / 50)
+    with pytest.raises(ValueError, match="no samples"):
+        accumulate_gram([], 10, 0)
+
+
+def test_gram_rows_are_limited() -> None:
+    gram = accumulate_gram([(np.ones((50, 2)), np.ones((50, 1)))] * 2, 10, 0)
+    assert isinstance(gram, Gram)
+    assert gram.rows == 20
