@@ -61,13 +61,14 @@ class Builder:
         """Add a fully connected layer."""
         return self.add("Gemm", x, self.weight(outputs, inputs), self.weight(outputs, scale=0.5), transB=1)
 
-    def finish(self, y: str, ir_version: int = IR_VERSION) -> onnx.ModelProto:
+    def finish(self, y: str) -> onnx.ModelProto:
         """Return the model with one output `y`."""
         self.nodes.append(helper.make_node("Identity", [y], ["y"], "out"))
         outputs = [helper.make_tensor_value_info("y", self.dtype, None)]
         graph = helper.make_graph(self.nodes, "graph", self.inputs, outputs, self.constants)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)])
-        model.ir_version = ir_version
+        domains = [helper.make_opsetid(d, 1) for d in sorted({n.domain for n in self.nodes if n.domain})]
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset), *domains])
+        model.ir_version = IR_VERSION
         return onnx.shape_inference.infer_shapes(model)
 
 

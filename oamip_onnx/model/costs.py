@@ -32,14 +32,16 @@ class Costs:
 
 
 def count_costs(model: Model, types: Mapping[str, TensorType]) -> Costs:
-    """Return MACs and parameters; MACs count contractions only, at the shapes in `types`."""
+    """Return MACs and parameters at the shapes in `types`; MACs count contractions only."""
     macs = {}
     for index, node in enumerate(model.graph.node):
         count = node_macs(node, types)
         if count:
             macs[index] = count
     parameters = {
-        t.name: math.prod(t.dims) for t in model.graph.initializer if t.data_type not in _INDEX_TYPES
+        t.name: math.prod(types[t.name].shape if t.name in types else t.dims)
+        for t in model.graph.initializer
+        if t.data_type not in _INDEX_TYPES
     }
     return Costs(macs, parameters)
 

@@ -1,0 +1,222 @@
+"""Groups, pins with typed reasons, patterns, slicing, and the rule table."""
+
+import numpy as np
+import onnx
+import pytest
+from graphs import GRAPHS, Builder, head, image
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import helper
+from oracle import analysed, check_removal_equals_masking, random_kept
+
+from oamip_onnx.channels import FIXED, Labels, PinCode, kept_shape, scatter_array, slice_array
+from oamip_onnx.channels.rules import Family, all_rules
+from oamip_onnx.errors import UsageError
+
+
+def test_residual_stream_is_one_group() -> None:
+    analysis = analysed(GRAPHS["residual"]()).analysis
+    widths = {g.name: (g.width, len(g.tensors)) for g in analysis.groups}
+    assert sorted(widths.values()) == [(6, 1), (8, 2)]
+    assert [p.code for p in analysis.pinned] == [PinCode.GRAPH_OUTPUT]
+
+
+def test_concatenated_branches_are_groups_of_their_own() -> None:
+    analysis = analysed(GRAPHS["concat_branches"]()).analysis
+    assert sorted(g.width for g in analysis.groups) == [3, 4, 5, 8]
+
+
+def test_split_parts_are_groups_of_their_own() -> None:
+    analysis = analysed(GRAPHS["split_halves"]()).analysis
+    assert sorted(g.width for g in analysis.groups) == [4, 5, 5, 6]
+
+
+def test_grouped_convolution_keeps_equal_blocks() -> None:
+    analysis = analysed(GRAPHS["conv_grouped"]()).analysis
+    blocks = {g.width: g.block_count for g in analysis.groups}
+    assert blocks == {8: 2, 12: 2, 4: 1}
+    for group in analysis.groups:
+        assert group.minimum_width == group.block_count
+
+
+def test_attention_goes_by_whole_heads() -> None:
+    analysis = analysed(GRAPHS["attention_heads"]()).analysis
+    assert [g.width for g in analysis.groups] == [4]
+
+
+def test_labels_of_a_flattened_map_repeat_each_channel() -> None:
+    found = analysed(GRAPHS["conv_relu_flatten_gemm"]())
+    weight = next(n for n in found.model.nodes if n.op_type == "Gemm").input[1]
+    (factor,) = found.analysis.labels[weight].factors
+    assert factor.shape == (1, 512)
+    assert np.array_equal(factor.ravel(), np.repeat(np.arange(8), 64))
+
+
+def _pins(proto: onnx.ModelProto) -> dict[str, PinCode]:
+    return {p.tensor: p.code for p in analysed(proto).analysis.pinned}
+
+
+def test_graph_output_pins() -> None:
+    b = image()
+    assert _pins(b.finish(b.add("Relu", b.conv("x", 3, 8)))) == {"t0": PinCode.GRAPH_OUTPUT}
+
+
+def test_operator_without_a_rule_pins() -> None:
+    b = image()
+    x = b.add("CumSum", b.conv("x", 3, 8), b.constant(np.array(1)))
+    analysis = analysed(head(b, x, 8)).analysis
+    pin = next(p for p in analysis.pinned if p.tensor == "t0")
+    assert (pin.code, pin.reason) == (PinCode.UNKNOWN_OPERATOR, "CumSum 'CumSum_1' has no rule for channels.")
+
+
+def test_operator_of_another_domain_pins() -> None:
+    b = image()
+    b.nodes.append(helper.make_node("QuickGelu", [b.conv("x", 3, 8)], ["custom"], "gelu", domain="com.microsoft"))
+    proto = head(b, "custom", 8)
+    # ONNX infers nothing behind the operator; the shapes are read off a run.
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, ["N", 5]))
+    analysis = analysed(proto).analysis
+    assert [p.reason for p in analysis.pinned if p.tensor == "t0"] == ["QuickGelu 'gelu' has no rule for channels."]
+    assert analysis.types["custom"].shape == (1, 8, 8, 8)
+
+
+def test_normalisation_over_channels_pins() -> None:
+    b = Builder(["N", 7, 10])
+    x = b.add("MatMul", "x", b.weight(10, 12))
+    x = b.add("LayerNormalization", x, b.weight(12), b.weight(12), axis=-1)
+    assert _pins(b.finish(b.add("MatMul", x, b.weight(12, 5))))["t0"] == PinCode.NORMALISATION
+
+
+def test_reduction_over_channels_pins() -> None:
+    b = image()
+    x = b.add("ReduceMean", b.conv("x", 3, 8), axes=[1], keepdims=1)
+    assert _pins(head(b, x, 1))["t0"] == PinCode.NORMALISATION
+
+
+def test_sum_with_the_input_pins() -> None:
+    b = Builder(["N", 8, 8, 8])
+    x = b.add("Add", b.conv("x", 8, 8), "x")
+    assert _pins(head(b, x, 8))["t0"] == PinCode.FIXED_AXIS
+
+
+def test_captured_by_a_body_pins() -> None:
+    b = image()
+    x = b.conv("x", 3, 8)
+    branch = helper.make_graph(
+        [helper.make_node("Relu", [x], ["inner"])], "then", [], [helper.make_tensor_value_info("inner", 1, None)]
+    )
+    other = helper.make_graph(
+        [helper.make_node("Abs", [x], ["inner2"])], "else", [], [helper.make_tensor_value_info("inner2", 1, None)]
+    )
+    condition = b.constant(np.array(True))
+    x = b.add("If", condition, then_branch=branch, else_branch=other)
+    assert _pins(head(b, x, 8))["t0"] == PinCode.CONTROL_FLOW
+
+
+def test_channel_count_that_enters_arithmetic_pins() -> None:
+    b = image()
+    x = b.conv("x", 3, 8)
+    count = b.add("Gather", b.add("Shape", x), b.constant(np.array([1])), axis=0)
+    x = b.add("Mul", b.add("Relu", x), b.add("Cast", count, to=1))
+    assert _pins(head(b, x, 8))["t0"] == PinCode.SHAPE_VALUE
+
+
+def test_target_that_names_the_channels_in_a_computed_shape_pins() -> None:
+    b = image()
+    x = b.conv("x", 3, 8)
+    batch = b.add("Gather", b.add("Shape", x), b.constant(np.array([0])), axis=0)
+    x = b.add("Reshape", x, b.add("Concat", batch, b.constant(np.array([512])), axis=0))
+    assert _pins(b.finish(b.gemm(x, 512, 5)))["t0"] == PinCode.SHAPE_VALUE
+
+
+def test_single_channel_is_too_narrow() -> None:
+    b = image()
+    analysis = analysed(head(b, b.conv(b.add("Relu", b.conv("x", 3, 1)), 1, 4), 4)).analysis
+    assert [g.width for g in analysis.groups] == [4]
+
+
+def test_uneven_split_across_blocks_pins() -> None:
+    b = image()
+    x = b.conv("x", 3, 8)
+    x = b.add("Concat", b.conv(x, 8, 3), b.conv(x, 8, 5), axis=1)
+    codes = set(_pins(head(b, b.conv(x, 8, 4, group=2), 4)).values())
+    assert PinCode.CONFLICTING_GRID in codes
+
+
+def test_channel_shuffle_is_never_cut_wrongly() -> None:
+    b = image()
+    x = b.add("Reshape", b.add("Relu", b.conv("x", 3, 8)), b.constant(np.array([0, 2, 4, 8, 8])))
+    x = b.add("Reshape", b.add("Transpose", x, perm=[0, 2, 1, 3, 4]), b.constant(np.array([0, -1, 8, 8])))
+    found = analysed(head(b, b.conv(x, 8, 4), 4))
+    check_removal_equals_masking(found, random_kept(found.analysis, 0))
+
+
+def test_ignore_and_only() -> None:
+    proto = GRAPHS["residual"]()
+    from oamip_onnx.channels import analyse
+    from oamip_onnx.model import bind_inputs, infer_shapes, load_model
+
+    model = load_model(proto)
+    types = infer_shapes(model, bind_inputs(model))
+    assert [g.width for g in analyse(model, types, ignore=["Conv_2"]).groups] == [8]
+    assert [g.width for g in analyse(model, types, only=["Conv_2"]).groups] == [6]
+    pins = {p.tensor: p.code for p in analyse(model, types, ignore=["Conv_2"]).pinned}
+    assert pins["t2"] == PinCode.IGNORED
+    with pytest.raises(UsageError, match=r"'Conv_22' matches no node and no tensor; did you mean 'Conv_2'"):
+        analyse(model, types, ignore=["Conv_22"])
+    with pytest.raises(UsageError, match="'none'"):
+        analyse(model, types, only=["none"])
+
+
+def test_rule_table_covers_each_family_once() -> None:
+    rules = all_rules()
+    assert {r.family for r in rules} == set(Family)
+    for row in rules:
+        overlapping = [
+            r
+            for r in rules
+            if (r.domain, r.op_type) == (row.domain, row.op_type)
+            and r is not row
+            and r.since <= (row.until or 10**6)
+            and row.since <= (r.until or 10**6)
+        ]
+        assert not overlapping, row
+        schema = onnx.defs.has(row.op_type, domain=row.domain)
+        assert schema or row.op_type in {"Swish"}, f"{row.op_type} is no ONNX operator"
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_slicing_and_scattering_are_inverse(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    rows, columns = int(generator.integers(1, 6)), int(generator.integers(2, 6))
+    labels = Labels(
+        (rows, columns, 2),
+        (
+            np.arange(rows).reshape(rows, 1, 1) if rows > 1 else np.full((1, 1, 1), FIXED),
+            (10 + np.arange(columns)).reshape(1, columns, 1),
+        ),
+    )
+    kept = generator.random(20) < 0.6
+    array = generator.normal(size=(rows, columns, 2))
+    narrow = slice_array(array, labels, kept)
+    assert narrow.shape == kept_shape(labels, kept) or narrow.size == 0
+    back = scatter_array(narrow, np.zeros_like(array), labels, kept)
+    alive = np.broadcast_to(labels.alive(kept), array.shape)
+    assert np.array_equal(back[alive], array[alive])
+    assert not back[~alive].any()
+
+
+def test_ragged_rows_are_refused_where_counts_differ() -> None:
+    labels = Labels((2, 3), (np.arange(6).reshape(2, 3),))
+    assert kept_shape(labels, np.array([1, 1, 0, 0, 1, 1], dtype=np.bool_)) == (2, 2)
+    assert kept_shape(labels, np.array([1, 1, 0, 0, 0, 0], dtype=np.bool_)) == (1, 2)
+    with pytest.raises(ValueError, match="keep"):
+        kept_shape(labels, np.array([1, 1, 0, 0, 0, 1], dtype=np.bool_))
+
+
+def test_scores_of_groups_cover_all_units_once() -> None:
+    analysis = analysed(GRAPHS["concat_branches"]()).analysis
+    owners = analysis.group_of_unit()
+    assert len(owners) == analysis.unit_count
+    for number, group in enumerate(analysis.groups):
+        assert (owners[group.units] == number).all()

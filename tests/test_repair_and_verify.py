@@ -1,0 +1,169 @@
+"""Repair makes up for removal, never makes it worse; verification finds every wrong cut."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from graphs import GRAPHS, Builder
+from onnx import numpy_helper
+from oracle import Analysed, analysed, feeds_for, random_kept
+
+from oamip_onnx.calibration import Samples
+from oamip_onnx.channels import BoolArray
+from oamip_onnx.errors import VerificationError
+from oamip_onnx.repair import REPAIRS, RepairContext, repair_bias, repair_least_squares, with_biases
+from oamip_onnx.runtime import RuntimeOptions, Session
+from oamip_onnx.surgery import cut
+from oamip_onnx.verify import (
+    check_result,
+    compare_with_masked,
+    measure_drift,
+    require_passed,
+    with_scattered,
+)
+
+OPTIONS = RuntimeOptions(threads=1)
+
+
+def context_of(found: Analysed, kept: BoolArray, count: int = 200) -> RepairContext:
+    samples = Samples(feeds_for(found.model, 7, count))
+    return RepairContext(found.model, found.analysis, kept, cut(found.model, found.analysis, kept), samples, OPTIONS)
+
+
+@pytest.mark.parametrize("repair", sorted(REPAIRS))
+@pytest.mark.parametrize(
+    "name", ["conv_stride_dilation_auto_pad", "residual", "concat_branches", "matmul_tokens", "pools", "conv_depthwise"]
+)
+def test_repair_brings_the_outputs_closer(name: str, repair: str) -> None:
+    found = analysed(GRAPHS[name]())
+    context = context_of(found, random_kept(found.analysis, 0, 0.6))
+    repaired = REPAIRS[repair](context)
+    fresh = Samples(feeds_for(found.model, 8, 100))
+    before = measure_drift(found.model.proto, context.cut, "y", fresh, OPTIONS).sqnr_db
+    after = measure_drift(found.model.proto, repaired.proto, "y", fresh, OPTIONS).sqnr_db
+    assert repaired.updates or all(step.skipped for step in repaired.steps)
+    assert after >= before
+    if repair == "least-squares":
+        assert after > before + 1
+    for step in repaired.steps:
+        if not step.skipped:
+            assert step.error_before is not None
+            assert step.error_after is not None
+            assert step.error_after <= step.error_before
+
+
+def test_least_squares_restores_a_redundant_layer_exactly() -> None:
+    b = Builder(["N", 6])
+    first = b.random.normal(size=(8, 6)).astype(np.float32)
+    first[4:] = first[:4]  # every unit has a twin
+    x = b.add("Relu", b.add("Gemm", "x", b.constant(first), transB=1))
+    found = analysed(b.finish(b.gemm(x, 8, 5)))
+    kept = np.array([True] * 4 + [False] * 4)
+    context = context_of(found, kept)
+    repaired = repair_least_squares(context)
+    fresh = Samples(feeds_for(found.model, 8, 100))
+    assert measure_drift(found.model.proto, context.cut, "y", fresh, OPTIONS).sqnr_db < 20
+    assert measure_drift(found.model.proto, repaired.proto, "y", fresh, OPTIONS).sqnr_db > 60
+
+
+def test_bias_repair_is_exact_for_a_constant_unit() -> None:
+    b = Builder(["N", 6])
+    x = b.add("Gemm", "x", b.weight(6, 6), transB=1)
+    constant = b.constant(np.array([1, 1, 1, 0, 1, 1], np.float32))
+    x = b.add("Add", b.add("Mul", x, constant), b.constant(np.array([0, 0, 0, 2, 0, 0], np.float32)))
+    found = analysed(b.finish(b.gemm(x, 6, 5)))
+    kept = np.array([True, True, True, False, True, True])
+    repaired = repair_bias(context_of(found, kept))
+    fresh = Samples(feeds_for(found.model, 8, 100))
+    assert measure_drift(found.model.proto, repaired.proto, "y", fresh, OPTIONS).sqnr_db > 80
+
+
+def test_repaired_weights_scattered_back_pass_the_oracle() -> None:
+    found = analysed(GRAPHS["residual"]())
+    kept = random_kept(found.analysis, 0)
+    context = context_of(found, kept)
+    repaired = repair_least_squares(context)
+    wide = with_scattered(found.model, found.analysis, kept, repaired.updates)
+    passed = compare_with_masked(wide, found.analysis, kept, repaired.proto, context.samples, OPTIONS)
+    assert passed.passed
+    unrepaired = compare_with_masked(found.model, found.analysis, kept, repaired.proto, context.samples, OPTIONS)
+    assert not unrepaired.passed, "the oracle must see a change of the weights"
+
+
+def test_biases_are_added_where_they_lack_and_change_nothing() -> None:
+    found = analysed(GRAPHS["conv_without_bias"]())
+    model = with_biases(found.model)
+    assert len(model.initializers) == len(found.model.initializers) + 2
+    feeds = feeds_for(found.model, 0)
+    assert np.array_equal(Session(model.proto).run(feeds)["y"], Session(found.model.proto).run(feeds)["y"])
+    assert with_biases(model) is model
+
+
+def test_shared_weights_are_left_alone_and_said() -> None:
+    found = analysed(GRAPHS["shared_bias"]())
+    repaired = repair_least_squares(context_of(found, random_kept(found.analysis, 0)))
+    assert any("share its weight or bias" in step.skipped for step in repaired.steps)
+
+
+def test_grouped_convolutions_are_left_alone_and_said() -> None:
+    found = analysed(GRAPHS["conv_grouped"]())
+    repaired = repair_least_squares(context_of(found, random_kept(found.analysis, 0)))
+    assert any("grouped convolution" in step.skipped for step in repaired.steps)
+
+
+def test_wrong_cut_is_found() -> None:
+    found = analysed(GRAPHS["residual"]())
+    kept = random_kept(found.analysis, 0)
+    wrong = kept.copy()
+    group = found.analysis.groups[0].units
+    wrong[group] = np.roll(kept[group], 1)
+    assert wrong.tolist() != kept.tolist()
+    narrow = cut(found.model, found.analysis, wrong)
+    samples = Samples(feeds_for(found.model, 0, 8))
+    verification = compare_with_masked(found.model, found.analysis, kept, narrow, samples, OPTIONS)
+    assert not verification.passed
+    with pytest.raises(VerificationError, match="relative error .* tolerance .*Nothing was written"):
+        require_passed(verification, "after surgery")
+
+
+def test_other_output_shape_is_found() -> None:
+    found = analysed(GRAPHS["residual"]())
+    kept = random_kept(found.analysis, 0)
+    narrow = cut(found.model, found.analysis, kept)
+    last = narrow.graph.node[-2]
+    for position in (1, 2):
+        tensor = next(t for t in narrow.graph.initializer if t.name == last.input[position])
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[:4], tensor.name))
+    samples = Samples(feeds_for(found.model, 0, 8))
+    with pytest.raises(VerificationError, match="has shape"):
+        compare_with_masked(found.model, found.analysis, kept, narrow, samples, OPTIONS)
+
+
+def test_changed_interface_is_found() -> None:
+    proto = GRAPHS["residual"]()
+    other = onnx.ModelProto.FromString(proto.SerializeToString())
+    other.graph.output[0].name = "z"
+    with pytest.raises(VerificationError, match="outputs of the pruned model differ"):
+        check_result(other, proto, OPTIONS)
+
+
+def test_finding_of_the_checker_is_raised_unless_the_original_has_it() -> None:
+    proto = GRAPHS["residual"]()
+    stale = onnx.ModelProto.FromString(proto.SerializeToString())
+    value = next(v for v in stale.graph.value_info if v.name == "t0")
+    value.type.tensor_type.shape.dim[1].dim_value = 5
+    with pytest.raises(VerificationError, match="checker refuses"):
+        check_result(stale, proto, OPTIONS)
+    check_result(proto, proto, OPTIONS)
+
+
+def test_drift_of_a_model_against_itself_is_none() -> None:
+    proto = GRAPHS["residual"]()
+    samples = replace(Samples(feeds_for(analysed(proto).model, 0, 20)), labels=np.zeros(20, dtype=np.int64))
+    drift = measure_drift(proto, proto, "y", samples, OPTIONS)
+    assert drift.cosine == pytest.approx(1)
+    assert drift.sqnr_db == np.inf
+    assert drift.top1_agreement == 1
+    assert drift.accuracy_original == drift.accuracy_pruned
+    assert drift.samples == 20
