@@ -1,0 +1,141 @@
+"""Where a benchmark ran, and why its figures may mislead."""
+
+import dataclasses
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import onnxruntime
+import psutil
+
+from oamip_onnx.bench.statistics import Latency
+from oamip_onnx.runtime import RuntimeOptions
+
+BUSY_LOAD_PER_CORE = 0.5
+NOISY_SPREAD = 1.5
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The machine and the software of a benchmark; nothing in it names the machine, its user or the time.
+
+    Attributes
+    ----------
+    cpu
+        Model name of the processor.
+    logical_cores
+        The logical cores of the machine.
+    provider
+        Short name of the execution provider.
+    threads
+        Intra-operator threads as asked for; 0 left the choice to ONNX Runtime.
+    operating_system
+        Its name and version, and the architecture.
+    python
+        The version of Python; the fields after it are those of the packages.
+    load_before, load_after
+        The load average over one minute; afterwards it includes the benchmark itself.
+    """
+
+    cpu: str
+    logical_cores: int
+    provider: str
+    threads: int
+    operating_system: str
+    python: str
+    onnx: str
+    onnxruntime: str
+    onnx_graphsurgeon: str
+    cvxpy: str
+    pyscipopt: str
+    numpy: str
+    oamip_onnx: str
+    load_before: float
+    load_after: float
+
+    def after(self) -> "Environment":
+        """Return the same environment with the load as it is now."""
+        return dataclasses.replace(self, load_after=_load())
+
+
+def describe_environment(options: RuntimeOptions) -> Environment:
+    """Return the environment before a benchmark with these options; call `Environment.after` when it has ended."""
+    load = _load()
+    return Environment(
+        cpu=_cpu_model(),
+        logical_cores=os.cpu_count() or 1,
+        provider=options.provider.lower().removesuffix("executionprovider"),
+        threads=options.threads,
+        operating_system=platform.platform(),
+        python=platform.python_version(),
+        onnx=_version("onnx"),
+        # The module knows better than the package: it may come as onnxruntime-gpu or another build.
+        onnxruntime=str(onnxruntime.__version__),
+        onnx_graphsurgeon=_version("onnx-graphsurgeon"),
+        cvxpy=_version("cvxpy"),
+        pyscipopt=_version("pyscipopt"),
+        numpy=_version("numpy"),
+        oamip_onnx=_version("oamip-onnx"),
+        load_before=load,
+        load_after=load,
+    )
+
+
+def warnings(environment: Environment, latencies: Mapping[str, Latency], *, minimum_runs: int = 50) -> list[str]:
+    """Return a sentence for each reason to doubt the figures.
+
+    Parameters
+    ----------
+    environment
+        Where they were measured.
+    latencies
+        The run times by the name of the model in a sentence, such as ``the pruned model``.
+    minimum_runs
+        Fewer runs than this are worth a word.
+    """
+    found = []
+    load_per_core = environment.load_before / environment.logical_cores
+    if load_per_core > BUSY_LOAD_PER_CORE:
+        found.append(
+            f"The machine was busy before the benchmark (load {environment.load_before:.1f} on "
+            f"{environment.logical_cores} cores), so the run times may be too long; end other programs, measure again."
+        )
+    for name, latency in latencies.items():
+        spread = latency.p90_ms / latency.p50_ms
+        if spread > NOISY_SPREAD:
+            found.append(
+                f"The run times of {name} vary widely (p90 is {spread:.1f} times p50); "
+                "end other programs or use fewer threads, and measure again."
+            )
+        if latency.runs < minimum_runs:
+            found.append(
+                f"The time limit left only {latency.runs} of {minimum_runs} runs for {name}; "
+                "raise the limit or use a smaller batch."
+            )
+    return found
+
+
+def _load() -> float:
+    return round(psutil.getloadavg()[0], 2)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _cpu_model() -> str:
+    try:
+        # Python's own `platform.processor` is empty or only the architecture on Linux.
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    except OSError:
+        pass  # not on Linux
+    return platform.processor() or platform.machine()
