@@ -16,7 +16,9 @@ GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {}
 class Builder:
     """A graph under construction, with seeded random weights."""
 
-    def __init__(self, shape: Sequence[int | str], seed: int = 0, opset: int = OPSET, dtype: int = TensorProto.FLOAT):
+    def __init__(
+        self, shape: Sequence[int | str], seed: int = 0, opset: int = OPSET, dtype: int = TensorProto.FLOAT
+    ) -> None:
         self.random = np.random.default_rng(seed)
         self.opset = opset
         self.dtype = dtype

@@ -66,7 +66,7 @@ def relative(got: npt.NDArray[np.generic], expected: npt.NDArray[np.generic]) ->
 
 
 def check_removal_equals_masking(found: Analysed, kept: BoolArray, seed: int = 0) -> onnx.ModelProto:
-    """Assert that cutting equals masking, on an output that depends on the input and on the mask; return the cut model."""
+    """Assert that cutting equals masking, on an output that depends on input and mask; return the cut model."""
     model, analysis = found.model, found.analysis
     narrow = cut(model, analysis, kept)
     onnx.checker.check_model(narrow, full_check=True)

@@ -43,7 +43,15 @@ def _group(width: int, blocks: int = 1) -> ChannelGroup:
 
 @pytest.mark.parametrize(
     ("width", "ratio", "round_to", "expected"),
-    [(6, 0.4, 1, 4), (6, 0.5, 8, 3), (16, 0.5, 8, 8), (120, 0.5, 8, 64), (64, 0.3, 8, 48), (5, 0.99, 1, 1), (5, 0, 1, 5)],
+    [
+        (6, 0.4, 1, 4),
+        (6, 0.5, 8, 3),
+        (16, 0.5, 8, 8),
+        (120, 0.5, 8, 64),
+        (64, 0.3, 8, 48),
+        (5, 0.99, 1, 1),
+        (5, 0, 1, 5),
+    ],
 )
 def test_uniform_widths(width: int, ratio: float, round_to: int, expected: int) -> None:
     assert uniform_widths([_group(width)], ratio, round_to) == (expected,)

@@ -206,7 +206,9 @@ def test_features_times_matrix_is_the_convolution(
 
 def test_layouts_of_products() -> None:
     assert layout_of(helper.make_node("Gemm", ["a", "b"], ["c"], transA=1), (3, 4)) == "its data operand is transposed"
-    assert layout_of(helper.make_node("Conv", ["a", "b"], ["c"], group=2), (4, 1, 3, 3)) == "it is a grouped convolution"
+    assert (
+        layout_of(helper.make_node("Conv", ["a", "b"], ["c"], group=2), (4, 1, 3, 3)) == "it is a grouped convolution"
+    )
     layout = layout_of(helper.make_node("Gemm", ["a", "b"], ["c"], transB=1, alpha=2.0), (3, 4))
     assert not isinstance(layout, str)
     weight = np.arange(12, dtype=np.float32).reshape(3, 4)

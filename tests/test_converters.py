@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+
 from oamip_onnx.converters import (  # type: ignore[import-not-found,unused-ignore]
     Converter,
     TorchConverter,
     load_converter,
 )
-
 from oamip_onnx.errors import MissingExtraError, ModelError, OutputError, UsageError
 from oamip_onnx.runtime import Session
 

@@ -35,7 +35,7 @@ def test_truncated_file(tmp_path: Path) -> None:
     content = GRAPHS["residual"]().SerializeToString()
     path = tmp_path / "cut.onnx"
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ModelError, match="truncated|no ONNX model|invalid"):
+    with pytest.raises(ModelError, match=r"truncated|no ONNX model|invalid"):
         load_model(path)
 
 
@@ -182,7 +182,7 @@ def test_unwritable_target(tmp_path: Path) -> None:
 
 
 def test_read_only_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(**settings: object) -> None:
+    def refuse(**_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     # Root may write everywhere, so the refusal is simulated.
@@ -197,7 +197,7 @@ def test_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
     save_model(GRAPHS["residual"](), path)
     before = path.read_bytes()
 
-    def full(descriptor: int) -> None:
+    def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
@@ -207,9 +207,7 @@ def test_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
 
 
-def test_model_above_the_protobuf_limit_goes_to_external_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_model_above_the_protobuf_limit_goes_to_external_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oamip_onnx.model.save.PROTOBUF_LIMIT_BYTES", 1000)
     b = Builder(["N", 100])
     path = tmp_path / "m.onnx"
@@ -220,7 +218,7 @@ def test_model_above_the_protobuf_limit_goes_to_external_data(
 
 
 def test_unknown_provider_names_those_that_exist() -> None:
-    with pytest.raises(UsageError, match="no provider 'nonsense'.*available: .*cpu"):
+    with pytest.raises(UsageError, match=r"no provider 'nonsense'.*available: .*cpu"):
         RuntimeOptions("nonsense").provider_names()
 
 

@@ -123,7 +123,7 @@ def test_wrong_cut_is_found() -> None:
     samples = Samples(feeds_for(found.model, 0, 8))
     verification = compare_with_masked(found.model, found.analysis, kept, narrow, samples, OPTIONS)
     assert not verification.passed
-    with pytest.raises(VerificationError, match="relative error .* tolerance .*Nothing was written"):
+    with pytest.raises(VerificationError, match=r"relative error .* tolerance .*Nothing was written"):
         require_passed(verification, "after surgery")
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from oamip_onnx.converters.from_torch import TorchConverter  # type: ignore[import-not-found,unused-ignore]
 from torch import nn
 
+from oamip_onnx.converters.from_torch import TorchConverter  # type: ignore[import-not-found,unused-ignore]
 from oamip_onnx.runtime import Session
 
 CLASSES = 10

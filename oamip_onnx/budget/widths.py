@@ -43,7 +43,7 @@ def _width(group: ChannelGroup, ratio: float, round_to: int) -> int:
     # Half a unit more is rounded up: of an odd width the larger part stays.
     width = int(np.floor(group.width * (1 - ratio) / step + 0.5 + 1e-9)) * step
     if width < max(group.minimum_width, 1):
-        width = max(step if step <= group.width else group.width, group.minimum_width)
+        width = max(min(step, group.width), group.minimum_width)
     return min(width, group.width)
 
 
@@ -88,7 +88,9 @@ def first_units(analysis: ChannelAnalysis, widths: Sequence[int]) -> BoolArray:
     return kept
 
 
-def select_units(analysis: ChannelAnalysis, widths: Sequence[int], scores: np.ndarray[tuple[int], np.dtype[np.float64]]) -> BoolArray:
+def select_units(
+    analysis: ChannelAnalysis, widths: Sequence[int], scores: np.ndarray[tuple[int], np.dtype[np.float64]]
+) -> BoolArray:
     """Return which units stay: in each group the highest scores, equally many a block; ties go to the lower number.
 
     Parameters

@@ -13,7 +13,8 @@ IntArray = npt.NDArray[np.int64]
 
 
 def _declared(model: Model, name: str) -> onnx.TypeProto.Tensor:
-    return next(i for i in model.graph.input if i.name == name).type.tensor_type
+    tensor: onnx.TypeProto.Tensor = next(i for i in model.graph.input if i.name == name).type.tensor_type
+    return tensor
 
 
 def _dtype(model: Model, name: str) -> np.dtype[np.generic]:
@@ -41,15 +42,14 @@ def check_feeds(
     """
     expected, got = list(model.input_names), sorted(feeds)
     if set(expected) != set(got):
-        raise DataError(
-            f"The data {source} have the keys {got}; the model's inputs are {expected}. Rename the keys."
-        )
+        raise DataError(f"The data {source} have the keys {got}; the model's inputs are {expected}. Rename the keys.")
     checked: dict[str, Array] = {}
     run_sizes = set()
     for name in expected:
         values = _cast(feeds[name], _dtype(model, name), name, source)
         shape = [
-            d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in _declared(model, name).shape.dim
+            d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None
+            for d in _declared(model, name).shape.dim
         ]
         _check_shape(values, shape, name, source)
         run_sizes.add(shape[0])

@@ -100,11 +100,11 @@ class ProductLayout:
 
     def matrix(self, weight: Array) -> Array:
         """Return the weight as (features, outputs)."""
-        return np.asarray((weight.T if self.transposed else weight) * self.scale)
+        return np.multiply(weight.T if self.transposed else weight, self.scale)
 
     def weight(self, matrix: Array, like: Array) -> Array:
         """Return the weight in its own layout."""
-        own = matrix / self.scale
+        own = np.divide(matrix, self.scale)
         return np.ascontiguousarray((own.T if self.transposed else own).astype(like.dtype))
 
 
@@ -123,12 +123,16 @@ def layout_of(node: onnx.NodeProto, weight_shape: tuple[int, ...]) -> Convolutio
             str(attribute(node, "auto_pad", "NOTSET")),
         )
     if node.op_type == "Gemm":
-        if int_attribute(node, "transA", 0):
-            return "its data operand is transposed"
-        if attribute(node, "beta", 1.0) != 1.0:
-            return "its bias is scaled"
-        alpha = attribute(node, "alpha", 1.0)
-        return ProductLayout(bool(int_attribute(node, "transB", 0)), float(alpha))  # type: ignore[arg-type]
-    if node.op_type == "MatMul":
-        return ProductLayout() if len(weight_shape) == 2 else "its weight has more than two axes"
-    return f"{node.op_type} has no closed form here"
+        return _gemm_layout(node)
+    if node.op_type == "MatMul" and len(weight_shape) == 2:
+        return ProductLayout()
+    return f"{node.op_type} with a weight of {len(weight_shape)} axes has no closed form here"
+
+
+def _gemm_layout(node: onnx.NodeProto) -> ProductLayout | str:
+    if int_attribute(node, "transA", 0):
+        return "its data operand is transposed"
+    if attribute(node, "beta", 1.0) != 1.0:
+        return "its bias is scaled"
+    alpha = attribute(node, "alpha", 1.0)
+    return ProductLayout(bool(int_attribute(node, "transB", 0)), float(alpha))  # type: ignore[arg-type]

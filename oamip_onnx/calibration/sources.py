@@ -159,9 +159,7 @@ def _only_input(model: Model, path: Path) -> str:
 def _from_folder(path: Path, model: Model) -> Iterator[dict[str, Array]]:
     sets = sorted(path.glob("test_data_set_*")) or ([path] if list(path.glob("input_*.pb")) else [])
     for folder in sets:
-        yield {
-            name: _read_tensor(folder / f"input_{i}.pb") for i, name in enumerate(model.input_names)
-        }
+        yield {name: _read_tensor(folder / f"input_{i}.pb") for i, name in enumerate(model.input_names)}
     if sets:
         return
     files = sorted([*path.glob("*.npy"), *path.glob("*.npz")])
@@ -195,14 +193,16 @@ def _from_script(path: Path, function: str) -> Iterator[dict[str, Array]]:
     try:
         spec.loader.exec_module(module)
         source = getattr(module, function, None)
-        if source is None:
-            raise UsageError(f"The data script {str(path)!r} has no function {function!r}.")
-        for feeds in source():
-            yield {name: np.asarray(values) for name, values in feeds.items()}
-    except (UsageError, DataError):
-        raise
+        parts = (
+            None
+            if source is None
+            else [{name: np.asarray(values) for name, values in feeds.items()} for feeds in source()]
+        )
     except Exception as error:  # the user's code may raise anything
         raise DataError(f"The data script {str(path)!r} failed: {type(error).__name__}: {error}.") from error
+    if parts is None:
+        raise UsageError(f"The data script {str(path)!r} has no function {function!r}.")
+    yield from parts
 
 
 def _stack(parts: list[dict[str, Array]], name: str) -> tuple[dict[str, Array], Array | None]:

@@ -1,9 +1,9 @@
 """Labels: which removable thing each cell of a tensor belongs to.
 
-A tensor carries a few *factors*. A factor is an integer array of the tensor's rank whose every dimension is 1 (the label
-does not depend on this axis) or the full size. A feature map N×C×H×W has one factor of shape 1×C×1×1; a convolution's
-weight has one over its output axis and one over its input axis; C split into heads × width gives one factor of shape
-1×1×heads×width. A cell is gone as soon as one of its factors' labels is gone.
+A tensor carries a few *factors*. A factor is an integer array of the tensor's rank whose every dimension is 1 (the
+label does not depend on this axis) or the full size. A feature map N×C×H×W has one factor of shape 1×C×1×1; a
+convolution's weight has one over its output axis and one over its input axis; C split into heads × width gives one
+factor of shape 1×1×heads×width. A cell is gone as soon as one of its factors' labels is gone.
 
 The label `FIXED` marks a cell that never goes. While a graph is traced, labels are atoms, numbered from 0, which
 joins tie together; afterwards they are units: what lives and dies together, numbered over the whole model from 0.

@@ -72,7 +72,7 @@ def _with_units(contraction: Contraction, components: _Components, unit_of: IntA
 
 
 def _blocks(trace: Trace, components: _Components) -> dict[int, tuple[int, int]]:
-    """Return (grid number, block number) of each component that a grid binds; pin the components of impossible grids."""
+    """Return (grid number, block number) of each component that a grid binds; pin those of impossible grids."""
     found: dict[int, tuple[int, int]] = {}
     seen: dict[bytes, int] = {}
     for grid in trace.grids:
@@ -169,9 +169,7 @@ def _members(trace: Trace, components: _Components, labels: dict[str, Labels]) -
     return groups
 
 
-def _name_groups(
-    trace: Trace, groups: list[ChannelGroup], labels: dict[str, Labels]
-) -> tuple[ChannelGroup, ...]:
+def _name_groups(trace: Trace, groups: list[ChannelGroup], labels: dict[str, Labels]) -> tuple[ChannelGroup, ...]:
     """Return the groups with the tensors that contractions produce on them."""
     owner = np.repeat(np.arange(len(groups)), [g.width for g in groups])
     tensors: list[list[str]] = [[] for _ in groups]
@@ -196,6 +194,3 @@ def _report_pins(trace: Trace, components: _Components, labels: dict[str, Labels
         if held:
             pins.append(Pin(name, held[0].code, held[0].reason))
     return tuple(pins)
-
-
-

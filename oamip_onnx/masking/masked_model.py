@@ -97,7 +97,7 @@ class MaskedSession:
         self._session = Session(with_outputs(masked_proto(model, analysis), names), options)
 
     def run(self, feeds: Mapping[str, Array], alive: npt.ArrayLike) -> dict[str, Array]:
-        """Return the outputs by name when the units are multiplied by `alive`, shape (units,), 1 keeps and 0 removes."""
+        """Return the outputs by name with the units multiplied by `alive`, shape (units,), 1 keeps and 0 removes."""
         mask = np.asarray(alive, dtype=np.float32)
         if mask.shape != (self.unit_count,):
             raise ValueError(f"The mask has shape {mask.shape}; the model has {self.unit_count} units.")

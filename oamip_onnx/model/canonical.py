@@ -135,9 +135,7 @@ def _is_cheap(tensor: onnx.TensorProto, uses: int) -> bool:
     return uses == 1 or math.prod(tensor.dims) * 8 <= _SMALL_BYTES
 
 
-def _evaluate(
-    model: onnx.ModelProto, node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]
-) -> onnx.TensorProto:
+def _evaluate(model: onnx.ModelProto, node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> onnx.TensorProto:
     feeds: dict[str, Array] = {name: numpy_helper.to_array(constants[name]) for name in node.input if name}
     function = onnx.helper.make_function(
         "oamip", "fold", list(feeds), list(node.output), [node], list(model.opset_import)

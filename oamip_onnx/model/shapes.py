@@ -1,5 +1,6 @@
 """Concrete shapes of every tensor, with dynamic dimensions bound to a sample."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from oamip_onnx.errors import DataError, ModelError, UsageError, closest
 from oamip_onnx.model.model import Array, Model
 from oamip_onnx.runtime import RuntimeOptions, Session
 
-# Integer tensors up to this size can be shapes, axes or split sizes that inference must see the values of.
+# Tensors up to this size can be shapes, axes or split sizes that inference must see the values of.
 _SHAPE_VALUE_ELEMENTS = 1024
 
 
@@ -121,10 +122,7 @@ def _skeleton(model: Model, input_shapes: Mapping[str, Sequence[int]]) -> onnx.M
         # Declared output dimensions may name the dynamic batch that the sample has bound.
         graph.output.append(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, None))
     for tensor in model.graph.initializer:
-        is_integer = tensor.data_type in {onnx.TensorProto.INT64, onnx.TensorProto.INT32}
-        if is_integer and int(np.prod(tensor.dims, dtype=np.int64)) <= _SHAPE_VALUE_ELEMENTS:
-            graph.initializer.append(tensor)
-        elif len(tensor.raw_data) <= _SHAPE_VALUE_ELEMENTS and int(np.prod(tensor.dims)) <= _SHAPE_VALUE_ELEMENTS:
+        if math.prod(tensor.dims) <= _SHAPE_VALUE_ELEMENTS:
             graph.initializer.append(tensor)
         else:
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))

@@ -89,10 +89,10 @@ def _refit(
     candidates: list[tuple[float | None, FloatArray]] = [(None, old)]
     if bias is not None:
         candidates.append((None, _shifted(fit, old)))
-    for ridge in ridges:
-        solved = _solve(fit, old, ridge, with_bias=bias is not None)
+    for candidate in ridges:
+        solved = _solve(fit, old, candidate, with_bias=bias is not None)
         if solved is not None:
-            candidates.append((ridge, solved))
+            candidates.append((candidate, solved))
     errors = [held_out.error(matrix) for _, matrix in candidates]
     best = int(np.argmin(errors))
     scale = max(float(held_out.energy.sum()) / max(held_out.rows, 1), np.finfo(np.float64).tiny)

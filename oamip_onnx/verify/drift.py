@@ -39,9 +39,7 @@ class Drift:
     samples: int
 
 
-def run_output(
-    model: onnx.ModelProto, output: str, samples: Samples, options: RuntimeOptions
-) -> Array:
+def run_output(model: onnx.ModelProto, output: str, samples: Samples, options: RuntimeOptions) -> Array:
     """Return one output over all samples, stacked along its first axis."""
     session = Session(model, options)
     return np.concatenate([session.run(feeds, [output])[output] for feeds in samples.batches(BATCH_SIZE)])

@@ -104,9 +104,7 @@ def _errors(name: str, expected: Array, got: Array) -> tuple[float, float]:
     return absolute, absolute / scale if scale > 0 else absolute
 
 
-def with_scattered(
-    model: Model, analysis: ChannelAnalysis, kept: BoolArray, updates: Mapping[str, Array]
-) -> Model:
+def with_scattered(model: Model, analysis: ChannelAnalysis, kept: BoolArray, updates: Mapping[str, Array]) -> Model:
     """Return the original model with repaired tensors put back at the kept indices."""
     wide = {
         name: scatter_array(values, model.array(name), analysis.labels[name], kept)

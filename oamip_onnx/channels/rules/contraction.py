@@ -196,9 +196,7 @@ def contract_operands(
     contracted = {letters[c] for c in left + right if c not in out}
     shared = {letters[c] for c in left if c in right}
     for mine, other in ((0, 1), (1, 0)):
-        full = {
-            letters[c] for c, s in zip((left, right)[other], trace.shape(names[other]), strict=True) if s > 1
-        }
+        full = {letters[c] for c, s in zip((left, right)[other], trace.shape(names[other]), strict=True) if s > 1}
         uncovered = full & shared - {a for f in operands[other] for a in range(f.ndim) if f.shape[a] > 1}
         for factor in operands[mine]:
             if uncovered & _letter_axes(factor):

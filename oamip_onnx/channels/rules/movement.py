@@ -159,7 +159,9 @@ def rearrange(trace: Trace, index: int, node: onnx.NodeProto) -> None:
     if _moves_sizes(trace, node, lambda sizes: run_on(node, [sizes, *parameters], opset)[0]):
         return
     if node.op_type == "Pad" and attribute(node, "mode", "constant") != "constant":
-        changed = [a for a, (b, c) in enumerate(zip(trace.shape(data), trace.shape(node.output[0]), strict=True)) if b != c]
+        changed = [
+            a for a, (b, c) in enumerate(zip(trace.shape(data), trace.shape(node.output[0]), strict=True)) if b != c
+        ]
         trace.pin_tensor(data, PinCode.MOVEMENT, f"{where} mirrors along this axis.", axes=changed)
     moved: list[list[IntArray]] = [[] for _ in node.output]
     for factor in trace.of(data).factors:

@@ -1,4 +1,4 @@
-"""Reductions and normalisations: removal along a reduced axis would change the statistic, so those labels are pinned."""
+"""Reductions and normalisations: removal along a reduced axis would change the statistic, so labels are pinned."""
 
 import onnx
 
@@ -8,8 +8,7 @@ from oamip_onnx.channels.trace import Trace, node_label
 from oamip_onnx.model import int_attribute, ints_attribute
 
 REDUCTIONS = (
-    "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum "
-    "ReduceSumSquare"
+    "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare"
 ).split()
 
 

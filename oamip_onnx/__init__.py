@@ -1,0 +1,38 @@
+"""Make a trained ONNX model smaller and faster: see `prune`.
+
+>>> import oamip_onnx
+>>> result = oamip_onnx.prune("model.onnx", "calibration.npz", target="ratio=0.5")  # doctest: +SKIP
+>>> result.save("small.onnx")  # doctest: +SKIP
+"""
+
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from oamip_onnx.config import PruneConfig as PruneConfig
+    from oamip_onnx.errors import OamipError as OamipError
+    from oamip_onnx.pipeline import PruneResult as PruneResult
+    from oamip_onnx.pipeline import prune as prune
+
+__version__ = version("oamip-onnx")
+
+__all__ = ["OamipError", "PruneConfig", "PruneResult", "__version__", "prune"]
+
+_HOMES = {
+    "OamipError": "oamip_onnx.errors",
+    "PruneConfig": "oamip_onnx.config",
+    "PruneResult": "oamip_onnx.pipeline",
+    "prune": "oamip_onnx.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # ONNX Runtime, scipy and pydantic take a second to import; a script that only asks for the version does not wait.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'oamip_onnx' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

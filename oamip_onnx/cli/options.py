@@ -1,0 +1,37 @@
+"""Options that several commands share."""
+
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="The ONNX model.", show_default=False)]
+Data = Annotated[
+    str | None,
+    typer.Option(help="Samples: .npz keyed by input name, a folder, or file.py[:function].", metavar="PATH"),
+]
+Labels = Annotated[str | None, typer.Option(help="Class indices: .npy or .npz; else the key 'labels'.", metavar="PATH")]
+RandomData = Annotated[bool | None, typer.Option("--random-data", help="Draw samples at random; no real data.")]
+Samples = Annotated[int | None, typer.Option(help="Use at most this many samples.", metavar="N")]
+Target = Annotated[
+    str | None,
+    typer.Option(help="ratio=R removes the share R of every group; macs=F, params=F leave F.", metavar="KIND=VALUE"),
+]
+Importance = Annotated[str | None, typer.Option(help="oamip, magnitude or random.", metavar="NAME")]
+Form = Annotated[str | None, typer.Option(help="oamip: auto, response, shift or layerwise.", metavar="NAME")]
+RoundTo = Annotated[int | None, typer.Option(help="Round widths to multiples of N.", metavar="N")]
+Ignore = Annotated[list[str] | None, typer.Option(help="Glob: leave these nodes or tensors alone.", metavar="GLOB")]
+Only = Annotated[list[str] | None, typer.Option(help="Glob: narrow these nodes or tensors only.", metavar="GLOB")]
+InputShape = Annotated[
+    list[str] | None, typer.Option(help="Shape of an input with dynamic axes.", metavar="NAME=1,3,224,224")
+]
+Provider = Annotated[str | None, typer.Option(help="ONNX Runtime provider: cpu, cuda, …", metavar="NAME")]
+Threads = Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; 0: its own choice.", metavar="N")]
+Seed = Annotated[int | None, typer.Option(help="Seed of every draw.", metavar="N")]
+Json = Annotated[
+    str | None, typer.Option("--json", help="Write the result as JSON; - is standard output.", metavar="PATH")
+]
+
+
+def given(**settings: object) -> dict[str, object]:
+    """Return the settings that were given on the command line."""
+    return {name: value for name, value in settings.items() if value is not None and value not in ([], {})}

@@ -1,0 +1,99 @@
+"""`oamip prune`: the main job."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from oamip_onnx.cli import options
+from oamip_onnx.cli.app import app, check_json_target, messages, output, progress, write_json
+from oamip_onnx.config import PruneConfig, make_config, read_config, save_config
+from oamip_onnx.errors import OutputError
+from oamip_onnx.model import check_writable
+from oamip_onnx.pipeline import prune as run_prune
+from oamip_onnx.report import Result, before_after_table
+
+EPILOG = "Example: oamip prune model.onnx small.onnx --data calibration.npz --target ratio=0.5"
+
+
+@app.command(epilog=EPILOG)
+def prune(
+    model: options.Model,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)],
+    data: options.Data = None,
+    labels: options.Labels = None,
+    evaluation: Annotated[
+        str | None, typer.Option("--eval", help="Samples for accuracy and drift.", metavar="PATH")
+    ] = None,
+    random_data: options.RandomData = None,
+    samples: options.Samples = None,
+    target: options.Target = None,
+    importance: options.Importance = None,
+    form: options.Form = None,
+    repair: Annotated[str | None, typer.Option(help="least-squares, bias or none.", metavar="NAME")] = None,
+    round_to: options.RoundTo = None,
+    ignore: options.Ignore = None,
+    only: options.Only = None,
+    provider: options.Provider = None,
+    threads: options.Threads = None,
+    seed: options.Seed = None,
+    no_bench: Annotated[bool | None, typer.Option("--no-bench", help="Do not measure latency.")] = None,
+    json_path: options.Json = None,
+    config: Annotated[Path | None, typer.Option(help="Settings as TOML.", metavar="FILE")] = None,
+    save_config_path: Annotated[
+        Path | None, typer.Option("--save-config", help="Write the settings as TOML.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Write a narrower, verified, measured model."""
+    settings = make_config(
+        read_config(config) if config else {},
+        options.given(
+            samples=samples,
+            target=target,
+            importance=importance,
+            form=form,
+            repair=repair,
+            round_to=round_to,
+            ignore=ignore,
+            only=only,
+            provider=provider,
+            threads=threads,
+            seed=seed,
+            bench=False if no_bench else None,
+        ),
+    )
+    _check_targets(Path(model), out, json_path, save_config_path)
+    with progress() as report:
+        result = run_prune(
+            model,
+            data,
+            evaluation=evaluation,
+            labels=labels,
+            random_data=bool(random_data),
+            config=settings,
+            progress=report,
+        )
+    result.save(out)
+    if save_config_path:
+        save_config(settings, save_config_path)
+    _show(result.report, settings, json_path)
+
+
+def _check_targets(model: Path, out: Path, json_path: str | None, save_config_path: Path | None) -> None:
+    """Raise before the work starts if a result could not be written after it."""
+    check_writable(out)
+    if out.exists() and model.exists() and out.samefile(model):
+        raise OutputError(f"The result would overwrite the model {str(model)!r}; choose another name.")
+    check_json_target(json_path)
+    if save_config_path:
+        check_writable(save_config_path)
+
+
+def _show(result: Result, settings: PruneConfig, json_path: str | None) -> None:
+    write_json(result.model_dump_json(indent=2), json_path)
+    if json_path != "-":
+        console = output()
+        console.print(before_after_table(result))
+        console.print(f"Importance {result.importance}, repair {settings.repair}, target {settings.target}.")
+    for note in result.notes:
+        messages().print(f"note: {note}", markup=False, soft_wrap=True)

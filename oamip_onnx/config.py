@@ -1,0 +1,133 @@
+"""What a user may set, validated; TOML in and out."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from oamip_onnx.errors import UsageError, closest
+from oamip_onnx.model import write_text
+
+Importance = Literal["oamip", "magnitude", "random"]
+Form = Literal["auto", "response", "shift", "layerwise"]
+RepairName = Literal["least-squares", "bias", "none"]
+
+
+class PruneConfig(BaseModel):
+    """Settings of `prune`; every option of the command line that shapes the result.
+
+    Attributes
+    ----------
+    target
+        What to shrink to: ``ratio=0.5`` removes half of the units of every group, ``macs=0.5`` and ``params=0.5``
+        leave half of the costs.
+    importance
+        How units are ranked.
+    form
+        For ``oamip``, the form of the program; ``auto`` chooses by size and measured quality.
+    repair
+        How the consumers make up for what went.
+    round_to
+        Widths are rounded to multiples of this; 1 leaves them free.
+    samples
+        Use at most this many calibration samples.
+    images
+        Samples that enter the importance program.
+    ignore, only
+        Globs on node and tensor names.
+    provider, threads
+        ONNX Runtime's execution provider and number of threads (0: its own choice).
+    seed
+        Seed of every draw.
+    bench
+        Whether latency is measured.
+    input_shapes
+        Shapes of inputs whose dimensions the model leaves open and no data bind.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target: str = "ratio=0.5"
+    importance: Importance = "oamip"
+    form: Form = "auto"
+    repair: RepairName = "least-squares"
+    round_to: int = Field(default=8, ge=1)
+    samples: int | None = Field(default=None, ge=1)
+    images: int = Field(default=200, ge=1)
+    ignore: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    provider: str = "cpu"
+    threads: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0)
+    bench: bool = True
+    input_shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+
+
+def make_config(*layers: Mapping[str, Any]) -> PruneConfig:
+    """Return the configuration of several layers of settings, later ones first in rank.
+
+    Raises
+    ------
+    UsageError
+        On an unknown name, with the closest known one, or a value that is not allowed.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            name = key.replace("-", "_")
+            if name not in PruneConfig.model_fields:
+                raise UsageError(f"There is no setting {key!r}{closest(name, PruneConfig.model_fields)}.")
+            merged[name] = value
+    try:
+        return PruneConfig(**merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"The setting {name!r} does not take {first['input']!r}: {first['msg']}.") from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the settings of a TOML file.
+
+    Raises
+    ------
+    UsageError
+        If the file is missing or no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"The configuration {str(path)!r} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"The configuration {str(path)!r} is no TOML: {error}.") from error
+
+
+def save_config(config: PruneConfig, path: Path) -> None:
+    """Write the settings as TOML, so that `--config` reads them back.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    lines = [f"{name} = {_toml(value)}" for name, value in config.model_dump().items() if value is not None]
+    write_text("\n".join(lines) + "\n", path)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, str):
+        # TOML's basic strings escape as JSON's do.
+
+        return json.dumps(value)
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_toml(str(k))} = {_toml(v)}" for k, v in value.items()) + " }"
+    raise TypeError(f"A {type(value).__name__} has no form in TOML.")

@@ -1,0 +1,331 @@
+"""The main job: a trained model and samples in; a narrower, verified, measured model out."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from oamip_onnx.bench import BenchSettings, LatencyComparison, compare_latency, describe_environment
+from oamip_onnx.budget import parse_target, plan_widths, select_units
+from oamip_onnx.calibration import Samples, Source, check_label_range, load_samples, random_samples
+from oamip_onnx.channels import BoolArray, ChannelAnalysis, analyse
+from oamip_onnx.config import PruneConfig, make_config
+from oamip_onnx.errors import DataError, NothingToPruneError
+from oamip_onnx.importance import ImportanceContext, Scores, find_logits
+from oamip_onnx.importance import score as score_units
+from oamip_onnx.model import Array, Model, TensorType, bind_inputs, infer_shapes, load_model, save_model
+from oamip_onnx.repair import REPAIRS, RepairContext, Repaired, with_biases
+from oamip_onnx.report import Findings, Result, make_result
+from oamip_onnx.runtime import RuntimeOptions
+from oamip_onnx.surgery import cut
+from oamip_onnx.verify import (
+    Drift,
+    Verification,
+    check_result,
+    compare_with_masked,
+    measure_drift,
+    require_passed,
+    with_scattered,
+)
+
+# The masked oracle runs on this many samples: a wrong index shows on the first, a few more cover dead units.
+_VERIFICATION_SAMPLES = 64
+
+_RANDOM_SAMPLES = 64
+
+Progress = Callable[[str, float], None]
+"""Called with the stage and the share of it that is done."""
+
+ModelSource = str | Path | bytes | onnx.ModelProto
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model with its samples and channels, before anything is decided."""
+
+    original: Model
+    model: Model
+    samples: Samples
+    types: dict[str, TensorType]
+    analysis: ChannelAnalysis
+    options: RuntimeOptions
+    logits: str
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What `prune` returns.
+
+    Attributes
+    ----------
+    model
+        The pruned model.
+    report
+        Everything measured, as data; `report.model_dump_json()` is the result JSON.
+    """
+
+    model: onnx.ModelProto
+    report: Result
+    external_data: bool = field(default=False, repr=False)
+
+    def save(self, path: str | Path) -> int:
+        """Write the model atomically and return its size in bytes.
+
+        Raises
+        ------
+        OutputError
+            If the target cannot be written.
+        """
+        return save_model(self.model, Path(path), external_data=self.external_data)
+
+
+def _silent(_stage: str, _share: float) -> None:
+    """Report to nobody."""
+
+
+class _Clock:
+    """Seconds by stage, and progress to whoever listens."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress = progress or _silent
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Progress]:
+        self._progress(name, 0.0)
+        began = time.perf_counter()
+        yield self._progress
+        self.seconds[name] = round(time.perf_counter() - began, 3)
+        self._progress(name, 1.0)
+
+
+def prepare(
+    source: ModelSource,
+    data: Source | None,
+    config: PruneConfig,
+    *,
+    labels: str | Path | npt.NDArray[np.integer[Any]] | None = None,
+    random_data: bool = False,
+) -> Prepared:
+    """Return a model with its samples and channel groups.
+
+    Raises
+    ------
+    ModelError, DataError, UsageError
+        If the model, the samples or a setting are not usable.
+    """
+    options = RuntimeOptions(config.provider, config.threads)
+    options.provider_names()  # an unknown provider is reported before anything is loaded
+    original = load_model(source)
+    model = original if config.repair == "none" else with_biases(original)
+    shapes = config.input_shapes
+    if data is not None:
+        samples = load_samples(data, model, labels=labels, limit=config.samples)
+        feeds = next(samples.take(slice(0, samples.run_size or 1)).batches(1))
+        types = infer_shapes(model, bind_inputs(model, feeds, shapes), feeds)
+    elif random_data:
+        types = infer_shapes(model, bind_inputs(model, None, shapes))
+        samples = random_samples(model, types, config.samples or _RANDOM_SAMPLES, config.seed)
+    else:
+        raise DataError("Pruning needs calibration samples: give --data, or --random-data to do without.")
+    analysis = analyse(model, types, ignore=config.ignore, only=config.only)
+    logits = find_logits(model, types)
+    _check_classes(samples, types[logits])
+    return Prepared(original, model, samples, types, analysis, options, logits)
+
+
+def _check_classes(samples: Samples, logits: TensorType) -> None:
+    if samples.labels is not None and len(logits.shape) == 2:
+        check_label_range(samples.labels, logits.shape[1])
+
+
+def require_groups(model: Model, analysis: ChannelAnalysis) -> None:
+    """Raise if nothing can be removed.
+
+    Raises
+    ------
+    NothingToPruneError
+        With the reasons.
+    """
+    if analysis.groups:
+        return
+    reasons = "; ".join(dict.fromkeys(f"{p.tensor!r}: {p.reason}" for p in analysis.pinned[:3]))
+    what = f"the model {str(model.path)!r}" if model.path else "the model"
+    raise NothingToPruneError(
+        f"There is nothing to prune in {what}, because {reasons or 'it has no Conv, Gemm or MatMul with weights'}"
+    )
+
+
+def score(prepared: Prepared, config: PruneConfig, progress: Progress | None = None) -> tuple[Scores, tuple[int, ...]]:
+    """Return the importance of every unit, and the widths it was computed for.
+
+    Raises
+    ------
+    SolverError, TargetError, UnsupportedOperatorError
+        If a program has no solution, the target cannot be reached, or a form does not fit the model.
+    """
+    require_groups(prepared.model, prepared.analysis)
+    widths = plan_widths(prepared.original, prepared.analysis, parse_target(config.target), config.round_to)
+    context = ImportanceContext(
+        prepared.model,
+        prepared.analysis,
+        prepared.samples,
+        prepared.options,
+        widths,
+        config.seed,
+        prepared.logits,
+        progress,
+        form=config.form,
+        images=config.images,
+    )
+    return score_units(config.importance, context), widths
+
+
+def prune(
+    source: ModelSource,
+    data: Source | None = None,
+    *,
+    evaluation: Source | None = None,
+    labels: str | Path | npt.NDArray[np.integer[Any]] | None = None,
+    random_data: bool = False,
+    config: PruneConfig | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> PruneResult:
+    """Return a physically narrower model with the same inputs and outputs, verified and measured.
+
+    Parameters
+    ----------
+    source
+        The model: a path, its bytes, or a message; it is not modified.
+    data
+        Calibration samples (see `oamip_onnx.calibration.load_samples`).
+    evaluation
+        Samples on which drift and accuracy are measured; the calibration samples by default.
+    labels
+        Class indices of the calibration samples, if they are not in `data`.
+    random_data
+        Draw samples at random for want of data; the report says so.
+    config, settings
+        Settings as a whole or by name (`PruneConfig`).
+    progress
+        Called with the stage and the share of it that is done.
+
+    Raises
+    ------
+    OamipError
+        One sentence that says what is wrong, where, and what to do; nothing is written.
+    """
+    config = make_config(config.model_dump() if config else {}, settings)
+    parse_target(config.target)
+    clock = _Clock(progress)
+    environment = describe_environment(RuntimeOptions(config.provider, config.threads))
+    with clock.stage("load"):
+        prepared = prepare(source, data, config, labels=labels, random_data=random_data)
+        require_groups(prepared.model, prepared.analysis)
+        held_out = _evaluation(prepared, evaluation)
+    with clock.stage("score") as report_progress:
+        scores, widths = score(prepared, config, report_progress)
+        kept = select_units(prepared.analysis, widths, scores.values)
+    with clock.stage("cut"):
+        narrow = cut(prepared.model, prepared.analysis, kept, _metadata(config))
+    with clock.stage("verify"):
+        verification = _verify(prepared, kept, narrow, {}, "after surgery")
+    notes = [*prepared.original.notes, *prepared.samples.notes, *scores.notes]
+    with clock.stage("repair"):
+        repaired = _repair(prepared, kept, narrow, config, notes)
+    with clock.stage("verify repair"):
+        if repaired.updates:
+            verification = _worse(
+                verification, _verify(prepared, kept, repaired.proto, repaired.updates, "after repair")
+            )
+        check_result(repaired.proto, prepared.original.proto, prepared.options)
+    with clock.stage("drift"):
+        output = prepared.original.output_names[0]
+        drift = measure_drift(prepared.original.proto, repaired.proto, output, held_out, prepared.options)
+    with clock.stage("bench"):
+        latency = _bench(prepared, repaired.proto, held_out, config) if config.bench else None
+    findings = Findings(
+        verification,
+        drift,
+        scores,
+        kept,
+        repaired,
+        latency,
+        environment.after(),
+        tuple(notes),
+        clock.seconds,
+        "evaluation" if evaluation is not None else "calibration",
+    )
+    result = make_result(prepared.original, prepared.analysis, prepared.types, findings, config)
+    return PruneResult(repaired.proto, result, prepared.original.external_data)
+
+
+def _evaluation(prepared: Prepared, evaluation: Source | None) -> Samples:
+    if evaluation is None:
+        return prepared.samples
+    samples = load_samples(evaluation, prepared.model)
+    _check_classes(samples, prepared.types[prepared.logits])
+    return samples
+
+
+def _metadata(config: PruneConfig) -> dict[str, str]:
+    """Return what the file says about its making; nothing that differs between two runs of the same command."""
+    return {
+        "oamip.target": config.target,
+        "oamip.importance": config.importance,
+        "oamip.repair": config.repair,
+        "oamip.seed": str(config.seed),
+    }
+
+
+def _verify(
+    prepared: Prepared, kept: BoolArray, narrow: onnx.ModelProto, updates: Mapping[str, Array], when: str
+) -> Verification:
+    few = prepared.samples.take(slice(0, max(_VERIFICATION_SAMPLES, prepared.samples.run_size or 0)))
+    model = with_scattered(prepared.model, prepared.analysis, kept, updates)
+    verification = compare_with_masked(model, prepared.analysis, kept, narrow, few, prepared.options)
+    require_passed(verification, when)
+    return verification
+
+
+def _worse(left: Verification, right: Verification) -> Verification:
+    return max(left, right, key=lambda v: v.max_rel_error / v.tolerance)
+
+
+def _repair(
+    prepared: Prepared, kept: BoolArray, narrow: onnx.ModelProto, config: PruneConfig, notes: list[str]
+) -> Repaired:
+    """Repair, unless that moves the output of held-out samples further away."""
+    if config.repair == "none":
+        return Repaired(narrow)
+    context = RepairContext(
+        prepared.model, prepared.analysis, kept, narrow, prepared.samples, prepared.options, config.seed
+    )
+    repaired = REPAIRS[config.repair](context)
+    _, held_out = prepared.samples.split(0.2)
+    before, after = (_drift(prepared, proto, held_out) for proto in (narrow, repaired.proto))
+    if repaired.updates and after.sqnr_db < before.sqnr_db:
+        notes.append(
+            f"The repair was left out: on held-out samples it moved the outputs from an SQNR of {before.sqnr_db:.1f} "
+            f"to {after.sqnr_db:.1f} dB."
+        )
+        return Repaired(narrow, {}, repaired.steps)
+    return repaired
+
+
+def _drift(prepared: Prepared, proto: onnx.ModelProto, samples: Samples) -> Drift:
+    return measure_drift(prepared.original.proto, proto, prepared.original.output_names[0], samples, prepared.options)
+
+
+def _bench(prepared: Prepared, proto: onnx.ModelProto, samples: Samples, config: PruneConfig) -> LatencyComparison:
+    feeds = next(samples.take(slice(0, samples.run_size or 1)).batches(1))
+    return compare_latency(
+        prepared.original.proto, proto, feeds, prepared.options, settings=BenchSettings(), seed=config.seed
+    )

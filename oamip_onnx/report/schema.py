@@ -1,0 +1,134 @@
+"""The result of a run as data: what `--json` prints and other programs read.
+
+Fields are only added within a schema version; a field that changes its meaning or goes raises it.
+"""
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = 1
+
+
+class _Record(BaseModel):
+    """An immutable record that refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class LatencyRecord(_Record):
+    """Latency of one model: percentiles in milliseconds, and how many runs they come from."""
+
+    p50: float
+    p90: float
+    p99: float
+    runs: int
+
+
+class ModelRecord(_Record):
+    """Costs of one model; MACs are those of one run at the shapes of one sample."""
+
+    parameters: int
+    macs: int
+    size_bytes: int
+    latency_ms: LatencyRecord | None = None
+
+
+class SpeedupRecord(_Record):
+    """Median latency of the original over that of the pruned model, with a 95 % bootstrap interval."""
+
+    median: float
+    low: float
+    high: float
+    significant: bool
+
+
+class VerificationRecord(_Record):
+    """Comparison with the masked model, after surgery and after repair; the figures are the worse of both."""
+
+    passed: bool
+    max_abs_error: float
+    max_rel_error: float
+    tolerance: float
+    samples: int
+
+
+class MetricRecord(_Record):
+    """A metric on labelled samples, before and after."""
+
+    name: str
+    original: float
+    pruned: float
+
+
+class DriftRecord(_Record):
+    """Distance between the outputs of both models."""
+
+    cosine: float
+    sqnr_db: float
+    top1_agreement: float | None
+    metric: MetricRecord | None
+    samples: int
+    data: str
+
+
+class GroupRecord(_Record):
+    """One group of channels: widths, which units stayed, and the importance of each unit before removal."""
+
+    name: str
+    tensors: list[str]
+    before: int
+    after: int
+    kept: list[int]
+    importance: list[float]
+    exact: bool
+
+
+class PinRecord(_Record):
+    """A tensor whose channels had to stay, and why."""
+
+    tensor: str
+    code: str
+    reason: str
+
+
+class SolverRecord(_Record):
+    """One program that was solved."""
+
+    task: str
+    engine: str
+    status: str
+    objective: float | None
+    bound: float | None
+    gap: float | None
+    nodes: int
+    seconds: float
+    advice: str
+
+
+class RepairRecord(_Record):
+    """What the repair did at one contraction; errors are relative to the output's energy, on held-out samples."""
+
+    node: str
+    error_before: float | None
+    error_after: float | None
+    ridge: float | None
+    skipped: str
+
+
+class Result(_Record):
+    """Everything a run of `prune` reports."""
+
+    schema_version: int = SCHEMA_VERSION
+    original: ModelRecord
+    pruned: ModelRecord
+    speedup: SpeedupRecord | None
+    verification: VerificationRecord
+    drift: DriftRecord
+    groups: list[GroupRecord]
+    pinned: list[PinRecord]
+    solver: list[SolverRecord]
+    repair: list[RepairRecord]
+    importance: str
+    notes: list[str]
+    seconds: dict[str, float]
+    environment: dict[str, str | int | float]
+    config: dict[str, object]

@@ -1,0 +1,81 @@
+"""The before/after table."""
+
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from oamip_onnx.report.schema import Result
+
+
+@dataclass(frozen=True)
+class Row:
+    """One quantity, before and after, as text."""
+
+    quantity: str
+    original: str
+    pruned: str
+    change: str
+
+
+def rows(result: Result) -> list[Row]:
+    """Return the rows of the table, in the order in which they are read."""
+    before, after = result.original, result.pruned
+    table = [
+        Row(
+            "Parameters",
+            f"{before.parameters:,}",
+            f"{after.parameters:,}",
+            _change(before.parameters, after.parameters),
+        ),
+        Row("MACs", f"{before.macs:,}", f"{after.macs:,}", _change(before.macs, after.macs)),
+        Row("Size", _bytes(before.size_bytes), _bytes(after.size_bytes), _change(before.size_bytes, after.size_bytes)),
+    ]
+    if before.latency_ms and after.latency_ms and result.speedup:
+        speedup = result.speedup
+        change = f"{speedup.median:.2f}× faster [{speedup.low:.2f}, {speedup.high:.2f}]"
+        if speedup.median < 1:
+            change = f"{1 / speedup.median:.2f}× slower [{1 / speedup.high:.2f}, {1 / speedup.low:.2f}]"
+        if not speedup.significant:
+            change = f"no significant change [{speedup.low:.2f}, {speedup.high:.2f}]"
+        table.append(Row("Latency p50", _ms(before.latency_ms.p50), _ms(after.latency_ms.p50), change))
+        table.append(Row("Latency p99", _ms(before.latency_ms.p99), _ms(after.latency_ms.p99), ""))
+    drift = result.drift
+    if drift.metric:
+        points = 100 * (drift.metric.pruned - drift.metric.original)
+        name = drift.metric.name.capitalize()
+        table.append(Row(name, f"{drift.metric.original:.4f}", f"{drift.metric.pruned:.4f}", f"{points:+.2f} points"))
+    if drift.top1_agreement is not None:
+        table.append(Row("Top-1 agreement", "", f"{drift.top1_agreement:.4f}", ""))
+    table.append(Row("Drift: cosine", "", f"{drift.cosine:.4f}", f"SQNR {drift.sqnr_db:.1f} dB"))
+    check = result.verification
+    table.append(Row("Equals masked model", "", "yes" if check.passed else "NO", f"error {check.max_rel_error:.1e}"))
+    return table
+
+
+def before_after_table(result: Result) -> Table:
+    """Return the table for a terminal."""
+    table = Table(title=None, header_style="bold")
+    table.add_column("")
+    table.add_column("Original", justify="right")
+    table.add_column("Pruned", justify="right")
+    table.add_column("Change")
+    for row in rows(result):
+        table.add_row(row.quantity, row.original, row.pruned, row.change)
+    return table
+
+
+def _change(before: float, after: float) -> str:
+    return f"{100 * after / before:.1f} % left" if before else ""
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"
+
+
+def _ms(value: float) -> str:
+    return f"{value:.3f} ms" if value < 10 else f"{value:.1f} ms"
