@@ -12,9 +12,9 @@ import numpy.typing as npt
 import onnx
 
 from oamip_onnx.bench import BenchSettings, LatencyComparison, compare_latency, describe_environment
-from oamip_onnx.budget import parse_target, plan_widths, select_units
+from oamip_onnx.budget import parse_target, plan_widths
 from oamip_onnx.calibration import Samples, Source, check_label_range, load_samples, random_samples
-from oamip_onnx.channels import BoolArray, ChannelAnalysis, analyse
+from oamip_onnx.channels import BoolArray, ChannelAnalysis, analyse, select_units
 from oamip_onnx.config import PruneConfig, make_config
 from oamip_onnx.errors import DataError, NothingToPruneError
 from oamip_onnx.importance import ImportanceContext, Scores, find_logits

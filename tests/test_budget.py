@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import analysed, check_removal_equals_masking
 
-from oamip_onnx.budget import Target, costs_of, parse_target, plan_widths, select_units, uniform_widths
-from oamip_onnx.channels import ChannelGroup
+from oamip_onnx.budget import Target, costs_of, parse_target, plan_widths, uniform_widths
+from oamip_onnx.channels import ChannelGroup, select_units
 from oamip_onnx.errors import TargetError, UsageError
 from oamip_onnx.model import bind_inputs, count_costs, infer_shapes, load_model
 

@@ -2,6 +2,6 @@
 
 from oamip_onnx.budget.costs import costs_of
 from oamip_onnx.budget.target import Target, parse_target
-from oamip_onnx.budget.widths import plan_widths, select_units, uniform_widths
+from oamip_onnx.budget.widths import plan_widths, uniform_widths
 
-__all__ = ["Target", "costs_of", "parse_target", "plan_widths", "select_units", "uniform_widths"]
+__all__ = ["Target", "costs_of", "parse_target", "plan_widths", "uniform_widths"]

@@ -3,6 +3,7 @@
 from oamip_onnx.channels.analysis import analyse
 from oamip_onnx.channels.groups import ChannelAnalysis, ChannelGroup, Contraction, Pin, PinCode
 from oamip_onnx.channels.labels import FIXED, BoolArray, IntArray, Labels, lookup
+from oamip_onnx.channels.selection import select_units
 from oamip_onnx.channels.slicing import kept_indices, kept_shape, scatter_array, slice_array
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "kept_shape",
     "lookup",
     "scatter_array",
+    "select_units",
     "slice_array",
 ]

@@ -76,6 +76,12 @@ class ChannelGroup:
         """Number of blocks; 1 where units are free."""
         return 1 if self.blocks is None else int(self.blocks.max()) + 1
 
+    def members(self) -> list[IntArray]:
+        """Return the positions of each block's units within the group; all of them where units are free."""
+        if self.blocks is None:
+            return [np.arange(self.width, dtype=np.int64)]
+        return [np.flatnonzero(self.blocks == block).astype(np.int64) for block in range(self.block_count)]
+
 
 @dataclass(frozen=True)
 class Contraction:

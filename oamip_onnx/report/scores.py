@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from oamip_onnx.budget import select_units
-from oamip_onnx.channels import ChannelAnalysis
+from oamip_onnx.channels import ChannelAnalysis, select_units
 from oamip_onnx.config import PruneConfig
 from oamip_onnx.importance import Scores
 from oamip_onnx.report.records import group_records, solver_records

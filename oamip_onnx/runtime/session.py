@@ -1,5 +1,6 @@
 """A typed, thin cover of `onnxruntime.InferenceSession`."""
 
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -143,7 +144,7 @@ class Session:
         except UsageError:
             raise
         except Exception as error:  # ONNX Runtime raises a dozen unrelated classes here
-            raise ModelError(f"ONNX Runtime does not accept the model: {_first_line(error)}") from error
+            raise ModelError(f"ONNX Runtime does not accept the model: {_sentence(error)}") from error
         self.inputs = tuple(_tensor_info(i) for i in self._session.get_inputs())
         self.outputs = tuple(_tensor_info(o) for o in self._session.get_outputs())
 
@@ -166,7 +167,7 @@ class Session:
         try:
             values = self._session.run(names, dict(feeds))
         except Exception as error:  # as above
-            raise ModelError(f"ONNX Runtime failed while running the model: {_first_line(error)}") from error
+            raise ModelError(f"ONNX Runtime failed while running the model: {_sentence(error)}") from error
         return dict(zip(names, values, strict=True))
 
     def bind(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> Callable[[], None]:
@@ -221,5 +222,13 @@ def _tensor_info(value: onnxruntime.NodeArg) -> TensorInfo:
     return TensorInfo(value.name, numpy_dtype(value.type), tuple(value.shape))
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _sentence(error: Exception) -> str:
+    """Return what ONNX Runtime complains about, without its codes and source files."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    newest = re.search(r"official support for domain (\S+) is till opset (\d+)", text)
+    if newest:
+        return (
+            f"it uses a newer opset of the domain {newest[1]} than ONNX Runtime {onnxruntime.__version__} takes "
+            f"(up to {newest[2]}). Convert it with onnx.version_converter, or upgrade onnxruntime."
+        )
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)

@@ -1,0 +1,97 @@
+"""The tensor that a loss is taken of, and what is wanted there."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import softmax
+
+from oamip_onnx.errors import ModelError
+from oamip_onnx.importance.scores import FloatArray
+from oamip_onnx.model import Array, Model, TensorType, int_attribute
+
+# Outputs that are no classes are pooled to at most this many numbers a sample: the program grows with them.
+_POOLED_NUMBERS = 64
+
+
+def find_logits(model: Model, types: Mapping[str, TensorType]) -> str:
+    """Return the tensor to take the loss of: the first floating-point output, or what its final softmax reads.
+
+    Raises
+    ------
+    ModelError
+        If no output is floating-point.
+    """
+    for name in model.output_names:
+        if np.issubdtype(types[name].dtype, np.floating) or types[name].dtype.kind == "V":
+            return _before_softmax(model, types, name)
+    raise ModelError("The model has no floating-point output that a loss could be taken of.")
+
+
+def _before_softmax(model: Model, types: Mapping[str, TensorType], name: str) -> str:
+    origin = name
+    while origin in model.producers:
+        node = model.graph.node[model.producers[origin]]
+        if node.op_type == "Identity":
+            origin = node.input[0]
+            continue
+        rank = len(types[name].shape)
+        last = int_attribute(node, "axis", -1 if model.opsets[""] >= 13 else 1) % max(rank, 1) == rank - 1
+        # A logarithm of a softmax differs from the logits by a constant a sample, which no softmax sees.
+        return node.input[0] if node.op_type in {"Softmax", "LogSoftmax"} and rank == 2 and last else name
+    return name
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What the original says about the samples of a program.
+
+    Attributes
+    ----------
+    classifies
+        Whether the tensor holds logits, so that the loss is the cross-entropy to `targets`; else it is the squared error
+        to them, relative to their variance.
+    targets
+        The original's probabilities, or its pooled outputs; shape (samples, numbers).
+    """
+
+    classifies: bool
+    targets: FloatArray
+
+    def __call__(self, values: FloatArray) -> float:
+        """Return the mean loss of values of the same shape as the targets, less that of the original itself."""
+        if self.classifies:
+            shifted = values - values.max(axis=1, keepdims=True)
+            log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+            entropy = -(self.targets * np.log(np.maximum(self.targets, 1e-300))).sum(axis=1)
+            return float((-(self.targets * log_probabilities).sum(axis=1) - entropy).mean())
+        scale = max(float(self.targets.var()), np.finfo(np.float64).tiny)
+        return float(((values - self.targets) ** 2).mean() / scale)
+
+
+def loss_of(shape: tuple[int, ...], values: Array) -> Loss:
+    """Return the loss towards the original's own values, (samples, …), of a tensor of the given shape."""
+    numbers = pooled(values)
+    classifies = len(shape) == 2 and shape[1] > 1
+    return Loss(classifies, softmax(numbers, axis=1) if classifies else numbers)
+
+
+def pooled(values: Array) -> FloatArray:
+    """Return values as (samples, numbers), float64; averaged over neighbours where they are many and no logits."""
+    flat = values.astype(np.float64).reshape(len(values), -1)
+    if values.ndim == 2 or flat.shape[1] <= _POOLED_NUMBERS:
+        return flat
+    return np.stack([part.mean(axis=1) for part in np.array_split(flat, _POOLED_NUMBERS, axis=1)], axis=1)
+
+
+def balanced_rows(classes: npt.NDArray[np.int64], count: int, seed: int) -> npt.NDArray[np.int64]:
+    """Return `count` row numbers, equally many of every class as far as there are, in ascending order."""
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(classes))
+    taken = np.zeros(len(classes), dtype=np.int64)
+    # The k-th row of its class in the permuted order: taking the smallest k first balances the classes.
+    for value in np.unique(classes):
+        own = order[classes[order] == value]
+        taken[own] = np.arange(len(own))
+    return np.sort(order[np.argsort(taken[order], kind="stable")][:count])
