@@ -54,7 +54,9 @@ def main() -> None:
     if args.quick:
         args.models, args.ratios, args.draws = [FASHION / "lenet5.onnx"], [0.4], 1
     rows = []
-    print(f"{'model':12s} {'ratio':>5s} {'MACs':>5s} {'importance':10s} {'repair':14s} {'accuracy':>16s} {'seconds':>7s}")
+    print(
+        f"{'model':12s} {'ratio':>5s} {'MACs':>5s} {'importance':10s} {'repair':14s} {'accuracy':>16s} {'seconds':>7s}"
+    )
     for path in args.models:
         model = load_model(path)
         calibration = load_samples(FASHION / "calibration.npz", model)
@@ -97,13 +99,15 @@ def measure(
             seed=seed,
             bench=False,
         )
-        assert result.report.drift.metric is not None
-        accuracies.append(result.report.drift.metric.pruned)
+        metric = result.report.drift.metric
+        if metric is None:
+            raise SystemExit("The test samples need labels.")
+        accuracies.append(metric.pruned)
     return {
         "model": path.stem,
         "ratio": ratio,
         "macs": result.report.pruned.macs / result.report.original.macs,
-        "base": result.report.drift.metric.original,
+        "base": metric.original,
         "importance": importance,
         "repair": repair,
         "accuracies": accuracies,

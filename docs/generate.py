@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from oamip_onnx.channels.rules import Family, all_rules
-from oamip_onnx.formulation import encodable_operators
+from oamip_onnx.formulation import BUILDERS
 
 PAGE = Path(__file__).parent / "operators.md"
 
@@ -28,7 +28,7 @@ need only that ONNX Runtime can run it.
 
 def operators_page() -> str:
     """Return the operator page as Markdown."""
-    encodable = encodable_operators()
+    encodable = set(BUILDERS)
     lines = []
     for row in all_rules():
         opsets = f"{row.since}–{row.until}" if row.until else f"{row.since}+"

@@ -73,7 +73,17 @@ def failed(ran: Ran, code: int, message: str, work: Path | None = None) -> None:
 
 def test_prune_writes_a_narrower_model_and_a_table(work: Path) -> None:
     ran = oamip(
-        "prune", "model.onnx", "out.onnx", "--data", "data.npz", "--target", "ratio=0.5", "--round-to", 1, *FAST, cwd=work
+        "prune",
+        "model.onnx",
+        "out.onnx",
+        "--data",
+        "data.npz",
+        "--target",
+        "ratio=0.5",
+        "--round-to",
+        1,
+        *FAST,
+        cwd=work,
     )
     assert ran.code == 0, ran.err
     for word in ("Parameters", "MACs", "Size", "Accuracy", "Top-1 agreement", "Equals masked model"):
@@ -209,7 +219,9 @@ def test_nothing_to_prune_says_why(work: Path) -> None:
     b = image()
     onnx.save(b.finish(b.conv("x", 3, 8)), work / "single.onnx")
     ran = oamip("prune", "single.onnx", "out.onnx", "--random-data", *FAST, cwd=work)
-    failed(ran, 3, "nothing to prune in the model 'single.onnx', because 't0': These channels are part of the graph", work)
+    failed(
+        ran, 3, "nothing to prune in the model 'single.onnx', because 't0': These channels are part of the graph", work
+    )
 
 
 def test_wrong_configuration(work: Path) -> None:

@@ -50,8 +50,8 @@ class Loss:
     Attributes
     ----------
     classifies
-        Whether the tensor holds logits, so that the loss is the cross-entropy to `targets`; else it is the squared error
-        to them, relative to their variance.
+        Whether the tensor holds logits, so that the loss is the cross-entropy to `targets`; else it is the squared
+        error to them, relative to their variance.
     targets
         The original's probabilities, or its pooled outputs; shape (samples, numbers).
     """

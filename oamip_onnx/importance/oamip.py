@@ -14,12 +14,12 @@ from oamip_onnx.calibration import Samples
 from oamip_onnx.channels import select_units
 from oamip_onnx.errors import UsageError, closest
 from oamip_onnx.importance.layerwise import layerwise_scores
-from oamip_onnx.importance.protocol import ImportanceContext, criterion
+from oamip_onnx.importance.protocol import Criterion, ImportanceContext, criterion
 from oamip_onnx.importance.response import ROUNDS, Responses, response_scores, select_samples
 from oamip_onnx.importance.scores import Scores
 from oamip_onnx.importance.shift import shift_scores
 
-FORMS = {"response": response_scores, "shift": shift_scores, "layerwise": layerwise_scores}
+FORMS: dict[str, Criterion] = {"response": response_scores, "shift": shift_scores, "layerwise": layerwise_scores}
 
 # What the response form may cost before `auto` leaves it: seconds in all, and coefficients of one program.
 _AFFORDABLE_SECONDS = 180.0

@@ -3,7 +3,8 @@
 Measure once, by forward passes, the change Δ_{g,i} of sample i's logits when unit g alone is removed. With the
 original's probabilities p_i as soft labels and q⁰_i the logits now, solve
 
-    min 1/n Σ_i [log Σ_c exp q_ic − p_iᵀ q_i],    q_i = q⁰_i + Σ_g (1 − s_g) Δ_{g,i},    0 ≤ s ≤ 1,    Σ_{g∈l} s_g = k_l.
+    min 1/n Σ_i [log Σ_c exp q_ic − p_iᵀ q_i],    q_i = q⁰_i + Σ_g (1 − s_g) Δ_{g,i},
+    0 ≤ s ≤ 1,    Σ_{g∈l} s_g = k_l.
 
 This is OAMIP's objective under simultaneous removal: convex, joint over all layers, for any graph, without an operator
 to encode. It is exact for one unit; units interact through the loss and through rounds: in round t of T each group
@@ -69,14 +70,14 @@ def response_scores(context: ImportanceContext, rounds: int = ROUNDS) -> Scores:
     SolverError
         If a round's program has no solution.
     """
-    groups = context.analysis.groups
+    planned = list(zip(context.analysis.groups, context.widths, strict=True))
     samples = select_samples(context, context.images)
     responses = Responses(context, samples)
     alive = np.ones(context.analysis.unit_count, dtype=np.bool_)
     values = np.zeros(context.analysis.unit_count)
     solves: list[SolverResult] = []
     for number in range(1, rounds + 1):
-        widths = [_round_width(g, planned, number / rounds) for g, planned in zip(groups, context.widths, strict=True)]
+        widths = [_round_width(group, width, number / rounds) for group, width in planned]
         s, result = _round(context, responses, alive, widths, (number, rounds))
         solves.append(result)
         values[alive] = (number - 1 + s[alive]) / rounds
@@ -84,9 +85,7 @@ def response_scores(context: ImportanceContext, rounds: int = ROUNDS) -> Scores:
         alive &= select_units(context.analysis, widths, s + 1e-6 * alive)
     loss = responses.loss(responses(alive))
     kind = "cross-entropy" if responses.loss.classifies else "relative squared error"
-    note = (
-        f"Response form: {samples.count} samples, {rounds} rounds; the masked model's {kind} to the original is {loss:.4f}."
-    )
+    note = f"Response form: {samples.count} samples, {rounds} rounds; the masked model's {kind} to the original is {loss:.4f}."
     return Scores(values, "oamip", "response", tuple(solves), (note,))
 
 
