@@ -87,7 +87,8 @@ def random_samples(model: Model, types: Mapping[str, TensorType], count: int, se
             feeds[value.name] = generator.normal(size=shape).astype(kind.dtype)
         else:
             feeds[value.name] = generator.integers(0, 2, size=shape).astype(kind.dtype)
-    return Samples(feeds, None, run_size, is_random=True)
+    note = "The samples were drawn at random: scores and drift say little about real inputs."
+    return Samples(feeds, None, run_size, is_random=True, notes=(note,))
 
 
 def _name(source: object) -> str:

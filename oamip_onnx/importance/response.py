@@ -85,7 +85,8 @@ def response_scores(context: ImportanceContext, rounds: int = ROUNDS) -> Scores:
         alive &= select_units(context.analysis, widths, s + 1e-6 * alive)
     loss = responses.loss(responses(alive))
     kind = "cross-entropy" if responses.loss.classifies else "relative squared error"
-    note = f"Response form: {samples.count} samples, {rounds} rounds; the masked model's {kind} to the original is {loss:.4f}."
+    size = f"{samples.count} samples, {rounds} rounds"
+    note = f"Response form: {size}; on these samples the masked model's {kind} to the original is {loss:.4f}."
     return Scores(values, "oamip", "response", tuple(solves), (note,))
 
 

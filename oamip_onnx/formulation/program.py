@@ -1,0 +1,319 @@
+"""A mathematical program as data: what a solver needs, and nothing of any solver."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from scipy.special import logsumexp
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+SparseMatrix = sparse.csr_array[np.float64, tuple[int, int]]
+
+# Name of the block of the logits and of the rows that define them.
+LOGITS = "logits"
+
+
+@dataclass(frozen=True)
+class VariableBlock:
+    """Variables of one kind, side by side.
+
+    Attributes
+    ----------
+    name
+        What they are: ``scores``, ``activations``, ``states``, ``logits``, ``losses``, …
+    start
+        Column of the first.
+    lower, upper
+        Their bounds, shape (size,); infinite where there is none.
+    binary
+        Whether they must be 0 or 1.
+    """
+
+    name: str
+    start: int
+    lower: FloatArray
+    upper: FloatArray
+    binary: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of variables."""
+        return int(self.lower.size)
+
+    @property
+    def columns(self) -> slice:
+        """Where they stand in the vector of all variables."""
+        return slice(self.start, self.start + self.size)
+
+
+@dataclass(frozen=True)
+class LinearRows:
+    """The rows ``lower ≤ matrix · x ≤ upper``; `family` names the equation that they come from."""
+
+    family: str
+    matrix: SparseMatrix
+    lower: FloatArray
+    upper: FloatArray
+
+
+@dataclass(frozen=True)
+class LogSumExpTerms:
+    """The constraints ``x[epigraph[i]] ≥ log Σ_c exp x[logits[i, c]]``; shapes (terms,) and (terms, classes)."""
+
+    epigraph: IntArray
+    logits: IntArray
+
+
+@dataclass(frozen=True)
+class SquaredTerms:
+    """The term ``‖matrix · x - target‖²`` of the objective."""
+
+    matrix: SparseMatrix
+    target: FloatArray
+
+
+@dataclass(frozen=True)
+class Program:
+    """``min cost · x + constant + ‖squared‖²`` over linear rows, log-sum-exp constraints, bounds and binaries.
+
+    Attributes
+    ----------
+    task
+        What is solved, for reports.
+    blocks
+        The variables, in column order.
+    rows
+        The linear rows, one entry a family.
+    cost, constant
+        The linear part of the objective.
+    exponentials, squared
+        The nonlinear parts, where there are any.
+    start
+        A full feasible vector from a forward pass, where there is one; shape (variables,).
+    notes
+        What the program fixes or relaxes, in sentences.
+    """
+
+    task: str
+    blocks: tuple[VariableBlock, ...]
+    rows: tuple[LinearRows, ...]
+    cost: FloatArray
+    constant: float = 0.0
+    exponentials: LogSumExpTerms | None = None
+    squared: SquaredTerms | None = None
+    start: FloatArray | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def variable_count(self) -> int:
+        """Number of variables."""
+        return int(self.cost.size)
+
+    @property
+    def lower(self) -> FloatArray:
+        """Lower bound of every variable, shape (variables,)."""
+        return np.concatenate([b.lower for b in self.blocks])
+
+    @property
+    def upper(self) -> FloatArray:
+        """Upper bound of every variable, shape (variables,)."""
+        return np.concatenate([b.upper for b in self.blocks])
+
+    @property
+    def binary(self) -> npt.NDArray[np.bool_]:
+        """Which variables must be 0 or 1, shape (variables,)."""
+        return np.concatenate([np.full(b.size, b.binary) for b in self.blocks])
+
+    @property
+    def binary_count(self) -> int:
+        """Number of binary variables."""
+        return sum(b.size for b in self.blocks if b.binary)
+
+    @property
+    def nonzero_count(self) -> int:
+        """Number of coefficients in the rows."""
+        return sum(int(r.matrix.nnz) for r in self.rows)
+
+    def block(self, name: str) -> VariableBlock:
+        """Return the block of that name.
+
+        Raises
+        ------
+        KeyError
+            If the program has none.
+        """
+        for block in self.blocks:
+            if block.name == name:
+                return block
+        raise KeyError(name)
+
+    def defined_logits(self) -> tuple[VariableBlock, SparseMatrix, FloatArray] | None:
+        """Return the logits' block, E and c of the rows ``q = E x + c`` that define them; None without such rows.
+
+        A solver may put ``E x + c`` in place of q; E has no coefficient at the logits themselves.
+        """
+        rows = [r for r in self.rows if r.family == LOGITS]
+        if len(rows) != 1:
+            return None
+        block, matrix = self.block(LOGITS), rows[0].matrix
+        own = sparse.csr_array(matrix[:, block.columns])
+        if own.shape[0] != own.shape[1] or (own + sparse.eye_array(block.size)).count_nonzero():
+            return None
+        others = matrix.copy()
+        others.data[(others.indices >= block.start) & (others.indices < block.start + block.size)] = 0.0
+        others.eliminate_zeros()
+        return block, others, -rows[0].lower
+
+    def with_tight_losses(self, x: FloatArray) -> FloatArray:
+        """Return `x` with every log-sum-exp epigraph variable at its smallest feasible value."""
+        result = x.copy()
+        if self.exponentials is not None:
+            result[self.exponentials.epigraph] = logsumexp(x[self.exponentials.logits], axis=1)
+        return result
+
+    def objective(self, x: FloatArray) -> float:
+        """Return the objective at `x`, shape (variables,)."""
+        value = float(self.cost @ x) + self.constant
+        if self.squared is not None:
+            value += float(((self.squared.matrix @ x - self.squared.target) ** 2).sum())
+        return value
+
+    def violations(self, x: FloatArray) -> dict[str, float]:
+        """Return the largest violation at `x` of each family of rows, of the bounds and of the log-sum-exp terms."""
+        found = {"variable bounds": float(np.maximum(self.lower - x, x - self.upper).max(initial=0.0))}
+        for rows in self.rows:
+            value = rows.matrix @ x
+            worst = float(np.maximum(rows.lower - value, value - rows.upper).max(initial=0.0))
+            found[rows.family] = max(found.get(rows.family, 0.0), worst)
+        if self.exponentials is not None:
+            excess = logsumexp(x[self.exponentials.logits], axis=1) - x[self.exponentials.epigraph]
+            found["log-sum-exp"] = float(excess.max(initial=0.0))
+        return found
+
+
+class ProgramBuilder:
+    """Collects variables, rows and costs; `build` freezes them."""
+
+    def __init__(self, task: str) -> None:
+        self.task = task
+        self.notes: list[str] = []
+        self.constant = 0.0
+        self._blocks: list[VariableBlock] = []
+        self._rows: dict[str, list[tuple[SparseMatrix, FloatArray, FloatArray]]] = {}
+        self._costs: list[tuple[IntArray, FloatArray]] = []
+        self._exponentials: LogSumExpTerms | None = None
+        self._squared: SquaredTerms | None = None
+
+    @property
+    def width(self) -> int:
+        """Number of variables so far."""
+        return sum(b.size for b in self._blocks)
+
+    def variables(
+        self, name: str, size: int, lower: npt.ArrayLike, upper: npt.ArrayLike, *, binary: bool = False
+    ) -> VariableBlock:
+        """Add variables and return their block; scalar bounds hold for all."""
+        low = np.broadcast_to(np.asarray(lower, np.float64), (size,)).copy()
+        high = np.broadcast_to(np.asarray(upper, np.float64), (size,)).copy()
+        block = VariableBlock(name, self.width, low, high, binary)
+        self._blocks.append(block)
+        return block
+
+    def rows(self, family: str, matrix: SparseMatrix, lower: npt.ArrayLike, upper: npt.ArrayLike) -> None:
+        """Add ``lower ≤ matrix · x ≤ upper``; a matrix over the first variables only is widened later.
+
+        Rows that the variables' bounds already imply are left out.
+        """
+        count = matrix.shape[0]
+        low = np.broadcast_to(np.asarray(lower, np.float64), (count,))
+        high = np.broadcast_to(np.asarray(upper, np.float64), (count,))
+        smallest, largest = _range(matrix, *self._bounds())
+        # The slack keeps rounding in the interval sums from dropping a row that just binds.
+        needed = (smallest < low - 1e-12) | (largest > high + 1e-12)
+        if needed.any():
+            self._rows.setdefault(family, []).append((matrix[np.flatnonzero(needed)], low[needed], high[needed]))
+
+    def cost(self, columns: npt.ArrayLike, coefficients: npt.ArrayLike) -> None:
+        """Add ``Σ coefficients · x[columns]`` to the objective."""
+        index = np.atleast_1d(np.asarray(columns, np.int64))
+        self._costs.append((index, np.broadcast_to(np.asarray(coefficients, np.float64), index.shape)))
+
+    def log_sum_exp(self, epigraph: IntArray, logits: IntArray) -> None:
+        """State ``x[epigraph[i]] ≥ log Σ_c exp x[logits[i, c]]``."""
+        self._exponentials = LogSumExpTerms(epigraph, logits)
+
+    def squares(self, matrix: SparseMatrix, target: FloatArray) -> None:
+        """Add ``‖matrix · x - target‖²`` to the objective."""
+        self._squared = SquaredTerms(_widen(matrix, self.width), target)
+
+    def build(self, start: FloatArray | None = None) -> Program:
+        """Return the program."""
+        cost = np.zeros(self.width)
+        for columns, coefficients in self._costs:
+            np.add.at(cost, columns, coefficients)
+        return Program(
+            self.task,
+            tuple(self._blocks),
+            tuple(self._stacked()),
+            cost,
+            self.constant,
+            self._exponentials,
+            self._squared,
+            start,
+            tuple(self.notes),
+        )
+
+    def _bounds(self) -> tuple[FloatArray, FloatArray]:
+        if not self._blocks:
+            return np.zeros(0), np.zeros(0)
+        return np.concatenate([b.lower for b in self._blocks]), np.concatenate([b.upper for b in self._blocks])
+
+    def _stacked(self) -> Iterator[LinearRows]:
+        for family, parts in self._rows.items():
+            matrix = sparse.vstack([_widen(m, self.width) for m, _, _ in parts], format="csr")
+            lower = np.concatenate([low for _, low, _ in parts])
+            upper = np.concatenate([high for _, _, high in parts])
+            yield LinearRows(family, sparse.csr_array(matrix), lower, upper)
+
+
+def _range(matrix: SparseMatrix, lower: FloatArray, upper: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the smallest and largest value of each row of ``matrix · x`` over the variables' bounds."""
+    coefficients, columns = matrix.data, matrix.indices
+    with np.errstate(invalid="ignore"):
+        at_lower, at_upper = coefficients * lower[columns], coefficients * upper[columns]
+    # 0 · ∞ contributes nothing.
+    low = np.where(coefficients == 0, 0.0, np.minimum(at_lower, at_upper))
+    high = np.where(coefficients == 0, 0.0, np.maximum(at_lower, at_upper))
+    return _row_sums(matrix, low), _row_sums(matrix, high)
+
+
+def _row_sums(matrix: SparseMatrix, values: FloatArray) -> FloatArray:
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    return np.bincount(rows, values, matrix.shape[0]).astype(np.float64)
+
+
+def _widen(matrix: SparseMatrix, width: int) -> SparseMatrix:
+    if matrix.shape[1] == width:
+        return matrix
+    return sparse.csr_array((matrix.data, matrix.indices, matrix.indptr), shape=(matrix.shape[0], width))
+
+
+def selection(columns: Sequence[int] | IntArray, width: int, weights: npt.ArrayLike = 1.0) -> SparseMatrix:
+    """Return the matrix whose row i holds ``weights[i]`` at ``columns[i]`` and nothing else."""
+    index = np.asarray(columns, np.int64)
+    data = np.broadcast_to(np.asarray(weights, np.float64), index.shape).copy()
+    return sparse.csr_array((data, index, np.arange(index.size + 1)), shape=(index.size, width))
+
+
+def applied(matrix: SparseMatrix, values: FloatArray) -> FloatArray:
+    """Return ``matrix · values[i]`` for every row i of `values`, shape (rows, matrix rows)."""
+    return np.asarray(np.asarray(matrix @ values.T).T, np.float64)
+
+
+def largest_violation(violations: Mapping[str, float]) -> tuple[str, float]:
+    """Return the family violated most, and by how much."""
+    family = max(violations, key=lambda name: violations[name])
+    return family, violations[family]

@@ -1,0 +1,175 @@
+"""Programs with binaries: SCIP, with the log-sum-exp terms as tangent cuts.
+
+Tangents at the optimum of the convex relaxation and at the start make the root bound as strong as the conic program's;
+a lazy constraint handler adds more wherever the search finds a solution that violates a term.
+"""
+
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from oamip_onnx.errors import SolverError
+from oamip_onnx.formulation.program import FloatArray, Program
+from oamip_onnx.solvers.conic import ConicSolver
+from oamip_onnx.solvers.diagnosis import check_numbers, no_solution
+from oamip_onnx.solvers.protocol import Capability, Solution
+from oamip_onnx.solvers.result import SolverResult, SolverStatus
+from oamip_onnx.solvers.tangents import TangentCuts, include_handler
+
+
+@dataclass(frozen=True)
+class IntegerSolver:
+    """SCIP through PySCIPOpt.
+
+    Attributes
+    ----------
+    nodes
+        Most branch-and-bound nodes; the limit that makes results repeat.
+    seconds
+        The fuse; a solve that it ends says so.
+    gap
+        Relative gap at which to stop.
+    seed
+        SCIP's seed.
+    threads
+        Threads of the LP solver.
+    """
+
+    nodes: int = 10_000
+    seconds: float = 300.0
+    gap: float = 1e-4
+    seed: int = 0
+    threads: int = 1
+
+    @property
+    def capabilities(self) -> Capability:
+        """Convex programs and binaries, from a warm start."""
+        return Capability.CONVEX | Capability.BINARIES | Capability.WARM_START
+
+    def solve(self, program: Program) -> Solution:
+        """Return the best solution found, with its proven bound.
+
+        Raises
+        ------
+        SolverError
+            If the program is infeasible or unbounded, holds NaN, or the limits end the search without a solution.
+        """
+        check_numbers(program)
+        began = time.perf_counter()
+        engine = f"SCIP {version('pyscipopt')} (PySCIPOpt)"
+        notes: list[str] = []
+        points = _tangent_points(program, notes)
+        model, variables = self._model(program)
+        if program.exponentials is not None:
+            cuts = TangentCuts(model, variables, program.exponentials)
+            cuts.seed(points)
+            include_handler(cuts)
+        if program.start is not None and program.squared is None:
+            _add_start(model, variables, program.start)
+        model.optimize()
+        status = str(model.getStatus())
+        seconds = time.perf_counter() - began
+        if model.getNSols() == 0:
+            advice = "raise the node or time limit, or relax the budget"
+            raise no_solution(program, engine, status, advice)
+        best = model.getBestSol()
+        x = program.with_tight_losses(np.array([model.getSolVal(best, v) for v in variables]))
+        return Solution(x, _record(program, engine, model, x, seconds=seconds, notes=notes))
+
+    def _model(self, program: Program) -> tuple[Any, list[Any]]:
+        from pyscipopt import Model, quicksum  # noqa: PLC0415 - loads SCIP's shared library
+
+        model = Model(program.task)
+        model.hideOutput()
+        model.setParam("limits/nodes", self.nodes)
+        model.setParam("limits/time", self.seconds)
+        model.setParam("limits/gap", self.gap)
+        model.setParam("randomization/randomseedshift", self.seed)
+        model.setParam("lp/threads", self.threads)
+        lower, upper, binary = program.lower, program.upper, program.binary
+        variables = [
+            model.addVar(
+                vtype="B" if binary[j] else "C",
+                lb=None if np.isneginf(lower[j]) else lower[j],
+                ub=None if np.isposinf(upper[j]) else upper[j],
+                # Costs are set here rather than by setObjective, which builds a Python expression of all variables.
+                obj=program.cost[j],
+            )
+            for j in range(program.variable_count)
+        ]
+        model.addObjoffset(program.constant)
+        for rows in program.rows:
+            matrix = rows.matrix
+            for i in range(matrix.shape[0]):
+                part = slice(matrix.indptr[i], matrix.indptr[i + 1])
+                terms = zip(matrix.data[part], matrix.indices[part], strict=True)
+                value = quicksum(c * variables[j] for c, j in terms)
+                _add_row(model, value, rows.lower[i], rows.upper[i])
+        if program.squared is not None:
+            _add_squares(model, variables, program, quicksum)
+        return model, variables
+
+
+def _add_row(model: Any, value: Any, lower: float, upper: float) -> None:
+    if lower == upper:
+        model.addCons(value == lower)
+        return
+    if np.isfinite(lower):
+        model.addCons(value >= lower)
+    if np.isfinite(upper):
+        model.addCons(value <= upper)
+
+
+def _add_squares(model: Any, variables: list[Any], program: Program, quicksum: Any) -> None:
+    """Add ``t ≥ Σ r²``, ``r = matrix · x - target``, with t in the objective."""
+    assert program.squared is not None  # noqa: S101 - the caller has looked
+    matrix, target = program.squared.matrix, program.squared.target
+    residuals = []
+    for i in range(matrix.shape[0]):
+        part = slice(matrix.indptr[i], matrix.indptr[i + 1])
+        residual = model.addVar(lb=None, ub=None)
+        terms = zip(matrix.data[part], matrix.indices[part], strict=True)
+        model.addCons(residual == quicksum(c * variables[j] for c, j in terms) - target[i])
+        residuals.append(residual)
+    total = model.addVar(lb=0.0, ub=None, obj=1.0)
+    model.addCons(quicksum(r * r for r in residuals) <= total)
+
+
+def _tangent_points(program: Program, notes: list[str]) -> list[FloatArray]:
+    """Return the points to put tangents at: the start and the optimum of the convex relaxation."""
+    points = [] if program.start is None else [program.start]
+    if program.exponentials is None:
+        return points
+    try:
+        points.append(ConicSolver().solve(program).x)
+    except SolverError as error:
+        # Cuts alone still lead to the optimum, and an infeasible program is named by SCIP's own end below.
+        notes.append(f"The relaxation gave no tangents ({error})")
+    return points
+
+
+def _add_start(model: Any, variables: list[Any], start: FloatArray) -> None:
+    solution = model.createSol()
+    for variable, value in zip(variables, start, strict=True):
+        model.setSolVal(solution, variable, float(value))
+    model.addSol(solution)
+
+
+def _record(
+    program: Program, engine: str, model: Any, x: FloatArray, *, seconds: float, notes: list[str]
+) -> SolverResult:
+    value, bound = program.objective(x), float(model.getDualbound())
+    gap = max(value - bound, 0.0) / max(abs(value), 1e-9)
+    ended = str(model.getStatus())
+    optimal = ended in {"optimal", "gaplimit"}
+    advice = list(notes)
+    if not optimal:
+        what = {"nodelimit": "the node limit", "timelimit": "the time limit"}.get(ended, f"the status {ended!r}")
+        advice.append(f"The search ended at {what} with a gap of {gap:.1%}; raise it, or relax the states.")
+    status = SolverStatus.OPTIMAL if optimal else SolverStatus.LIMIT
+    return SolverResult(
+        program.task, engine, status, value, bound, gap, int(model.getNTotalNodes()), seconds, " ".join(advice)
+    )
