@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--form", default="response")
     parser.add_argument("--repair", nargs="+", default=["none", "least-squares"])
     parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--samples", type=int, default=500, help="images of a draw, of the 1,000 shipped")
     parser.add_argument("--full-test", type=Path)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="one draw of LeNet-5, as a smoke test")

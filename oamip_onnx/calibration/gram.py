@@ -34,6 +34,14 @@ class Gram:
     energy: FloatArray
     rows: int
 
+    def __add__(self, other: "Gram") -> "Gram":
+        return Gram(
+            self.features + other.features,
+            self.cross + other.cross,
+            self.energy + other.energy,
+            self.rows + other.rows,
+        )
+
     def error(self, matrix: FloatArray) -> float:
         """Return ‖X·matrix − Y‖² per row, for a matrix of shape (features + 1, outputs)."""
         squares = np.einsum("fo,fg,go->o", matrix, self.features, matrix, optimize=True)
@@ -70,13 +78,7 @@ def accumulate_gram(
         x[:, :-1], x[:, -1] = features[rows], 1.0
         y = targets[rows].astype(np.float64)
         part = Gram(x.T @ x, x.T @ y, (y * y).sum(axis=0), len(rows))
-        total = part if total is None else _add(total, part)
+        total = part if total is None else total + part
     if total is None:
         raise ValueError("There are no samples to accumulate.")
     return total
-
-
-def _add(left: Gram, right: Gram) -> Gram:
-    return Gram(
-        left.features + right.features, left.cross + right.cross, left.energy + right.energy, left.rows + right.rows
-    )

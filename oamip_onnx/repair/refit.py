@@ -6,7 +6,7 @@ model computed there. The refit is
     W = argmin ‖X·W − Y‖² + ρ·m·‖W − W₀‖²  =  (XᵀX + ρ·m·D)⁻¹ (XᵀY + ρ·m·D·W₀),
 
 with W₀ the weights as cut, m the mean diagonal of XᵀX, and D the identity without the ones column, which is not
-pulled. ρ is the one with the smallest error on held-out samples. The bias repair changes the last row alone,
+pulled. ρ is the one with the smallest error on held-out samples, and W is then solved on all of them. The bias repair changes the last row alone,
 b += mean(Y − X·W₀), the least-squares optimal bias.
 """
 
@@ -90,7 +90,7 @@ def _refit(
     if bias is not None:
         candidates.append((None, _shifted(fit, old)))
     for candidate in ridges:
-        solved = _solve(fit, old, candidate, with_bias=bias is not None)
+        solved = _candidate(fit, old, candidate, with_bias=bias is not None)
         if solved is not None:
             candidates.append((candidate, solved))
     errors = [held_out.error(matrix) for _, matrix in candidates]
@@ -100,13 +100,22 @@ def _refit(
     if best == 0:
         reason = "Left as it is: no refit was better on held-out samples."
         return RepairStep(name, errors[0] / scale, errors[0] / scale, None, reason), {}
-    ridge, matrix = candidates[best]
+    ridge = candidates[best][0]
+    # The choice is made; the solution itself may use all samples.
+    matrix = _candidate(fit + held_out, old, ridge, with_bias=bias is not None)
+    if matrix is None:
+        matrix = candidates[best][1]
     changed: dict[str, Array] = {}
     if ridge is not None:
         changed[consumer.weight] = consumer.layout.weight(matrix[:-1], weight)
     if bias is not None and consumer.bias is not None:
         changed[consumer.bias] = matrix[-1].astype(bias.dtype)
     return RepairStep(name, errors[0] / scale, errors[best] / scale, ridge), changed
+
+
+def _candidate(gram: Gram, old: FloatArray, ridge: float | None, *, with_bias: bool) -> FloatArray | None:
+    """Return the refit with a ridge, or the shifted bias without one; None where there is no solution."""
+    return _shifted(gram, old) if ridge is None else _solve(gram, old, ridge, with_bias=with_bias)
 
 
 def _shifted(gram: Gram, old: FloatArray) -> FloatArray:
