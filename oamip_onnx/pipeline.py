@@ -1,5 +1,6 @@
 """The main job: a trained model and samples in; a narrower, verified, measured model out."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -38,6 +39,8 @@ from oamip_onnx.verify import (
 _VERIFICATION_SAMPLES = 64
 
 _RANDOM_SAMPLES = 64
+
+_LOG = logging.getLogger(__name__)
 
 Progress = Callable[[str, float], None]
 """Called with the stage and the share of it that is done."""
@@ -102,6 +105,7 @@ class _Clock:
         began = time.perf_counter()
         yield self._progress
         self.seconds[name] = round(time.perf_counter() - began, 3)
+        _LOG.info("%s took %.1f s", name, self.seconds[name])
         self._progress(name, 1.0)
 
 

@@ -1,7 +1,9 @@
 """The command line: exit codes, JSON, one sentence per error, nothing half-written."""
 
+import contextlib
+import io
 import json
-import os
+import logging
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import onnx
 import pytest
 from graphs import GRAPHS, Builder, image
 
+from oamip_onnx.cli.main import run
 from oamip_onnx.errors import (
     DataError,
     MissingExtraError,
@@ -41,11 +44,20 @@ class Ran:
 
 
 def oamip(*arguments: object, cwd: Path | None = None) -> Ran:
-    """Run the command line in a process of its own."""
-    command = [sys.executable, "-m", "oamip_onnx.cli.main", *map(str, arguments)]
-    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "120"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False, timeout=300)
-    return Ran(done.returncode, done.stdout, done.stderr)
+    """Run the command line in this process: a process of its own would spend most of its time on imports."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.setattr(sys, "argv", ["oamip", *map(str, arguments)])
+        patch.setenv("COLUMNS", "120")
+        if cwd:
+            patch.chdir(cwd)
+        code = run()
+    logging.getLogger().handlers.clear()
+    return Ran(code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture
@@ -299,21 +311,34 @@ def test_interruption_writes_nothing_and_exits_with_130(work: Path) -> None:
     assert not (work / "out.onnx").exists()
 
 
+def test_installed_command_runs(work: Path) -> None:
+    command = [sys.executable, "-m", "oamip_onnx.cli.main", "inspect"]
+    done = subprocess.run([*command, "model.onnx"], capture_output=True, text=True, cwd=work, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "graph-output" in done.stdout
+    done = subprocess.run([*command, "none.onnx"], capture_output=True, text=True, cwd=work, check=False)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "error: The model file 'none.onnx' does not exist; check the path.\n"
+
+
 def test_help_fits_the_screen() -> None:
     for command in ([], ["prune"], ["inspect"], ["score"], ["bench"]):
-        environment = {**os.environ, "COLUMNS": "80", "TERMINAL_WIDTH": "80"}
-        ran = subprocess.run(
-            [sys.executable, "-m", "oamip_onnx.cli.main", *command, "--help"],
-            capture_output=True,
-            text=True,
-            env=environment,
-            check=True,
-        )
-        lines = ran.stdout.splitlines()
+        ran = oamip(*command, "--help")
+        lines = ran.out.splitlines()
         assert len(lines) <= 46, f"{command}: {len(lines)} lines"
         assert max(map(len, lines)) <= 80, max(lines, key=len)
-        assert not command or "Example: oamip" in ran.stdout
-        assert ran.stdout.count("  --") <= 22
+        assert not command or "Example: oamip" in ran.out
+        assert ran.out.count("  --") <= 22
+
+
+def test_version_and_verbose(work: Path) -> None:
+    ran = oamip("--version")
+    assert ran.code == 0
+    assert ran.out.startswith("oamip 0.")
+    assert "onnxruntime" in ran.out
+    ran = oamip("-v", "prune", "model.onnx", "out.onnx", "--data", "data.npz", "--json", "-", *FAST, cwd=work)
+    assert "verify took" in ran.err
+    assert json.loads(ran.out)
 
 
 def test_exit_codes_of_the_error_tree() -> None:

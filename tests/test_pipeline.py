@@ -11,7 +11,7 @@ from oracle import feeds_for, relative
 import oamip_onnx
 from oamip_onnx import pipeline
 from oamip_onnx.calibration import Samples, load_samples
-from oamip_onnx.cli import app as cli_app
+from oamip_onnx.cli.main import run
 from oamip_onnx.errors import DataError, VerificationError
 from oamip_onnx.model import load_model
 from oamip_onnx.runtime import Session
@@ -47,7 +47,7 @@ def test_shipped_networks_keep_what_their_readme_says(fashion: Path, name: str) 
 @pytest.mark.parametrize("importance", ["magnitude", "random"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_repair_gains_accuracy_and_the_oracle_holds(fashion: Path, name: str, importance: str) -> None:
-    def run(repair: str) -> oamip_onnx.PruneResult:
+    def pruned(repair: str) -> oamip_onnx.PruneResult:
         return oamip_onnx.prune(
             fashion / f"{name}.onnx",
             fashion / "calibration.npz",
@@ -59,7 +59,7 @@ def test_repair_gains_accuracy_and_the_oracle_holds(fashion: Path, name: str, im
             bench=False,
         )
 
-    bare, repaired = run("none"), run("least-squares")
+    bare, repaired = pruned("none"), pruned("least-squares")
     for result in (bare, repaired):
         assert result.report.verification.passed
         assert result.report.verification.max_rel_error <= 1e-4
@@ -176,10 +176,7 @@ def test_failed_verification_writes_nothing(tmp_path: Path, monkeypatch: pytest.
     command = ["oamip", "prune", "m.onnx", "out.onnx", "--data", "d.npz", "--importance", "magnitude", "--no-bench"]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", command)
-    from oamip_onnx.cli import main
-
-    assert main.main
-    assert cli_app.run() == 1
+    assert run() == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d.npz", "m.onnx"]
 
 

@@ -1,9 +1,12 @@
 """The command line's frame: the application, the streams, the progress display, errors and exit codes."""
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -23,6 +26,33 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(value: bool | None) -> None:  # noqa: FBT001 - typer hands the flag over by position
+    if value:
+        sys.stdout.write(f"oamip {version('oamip-onnx')} (onnx {version('onnx')}, onnxruntime {_runtime_version()})\n")
+        raise typer.Exit
+
+
+def _runtime_version() -> str:
+    # The GPU build is a package of another name.
+    import onnxruntime  # noqa: PLC0415 - only --version needs it here
+
+    return str(onnxruntime.__version__)
+
+
+@app.callback()
+def common(
+    *,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log the stages on standard error.")] = False,
+    version_: Annotated[
+        bool | None, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the versions.")
+    ] = None,
+) -> None:
+    """Make a trained ONNX model smaller and faster, without training."""
+    del version_
+    if verbose:
+        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
 
 
 def output() -> Console:

@@ -5,7 +5,7 @@ import sys
 from oamip_onnx.cli import bench, inspect, prune, score
 from oamip_onnx.cli.app import run
 
-__all__ = ["bench", "inspect", "main", "prune", "score"]
+__all__ = ["bench", "inspect", "main", "prune", "run", "score"]
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """A mathematical program as data: what a solver needs, and nothing of any solver."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -246,7 +246,16 @@ class ProgramBuilder:
         self._exponentials = LogSumExpTerms(epigraph, logits)
 
     def squares(self, matrix: SparseMatrix, target: FloatArray) -> None:
-        """Add ``‖matrix · x - target‖²`` to the objective."""
+        """Add ``‖matrix · x - target‖²`` to the objective.
+
+        A tall matrix A is replaced by the triangle of ``A = Q R``, which keeps the value for every x:
+        ``‖A x - d‖² = ‖R x - Qᵀd‖² + ‖d‖² - ‖Qᵀd‖²``.
+        """
+        if matrix.shape[0] > matrix.shape[1]:
+            orthogonal, triangle = np.linalg.qr(matrix.toarray())
+            inside = orthogonal.T @ target
+            self.constant += float(target @ target) - float(inside @ inside)
+            matrix, target = sparse.csr_array(triangle), inside
         self._squared = SquaredTerms(_widen(matrix, self.width), target)
 
     def build(self, start: FloatArray | None = None) -> Program:
@@ -299,13 +308,6 @@ def _widen(matrix: SparseMatrix, width: int) -> SparseMatrix:
     if matrix.shape[1] == width:
         return matrix
     return sparse.csr_array((matrix.data, matrix.indices, matrix.indptr), shape=(matrix.shape[0], width))
-
-
-def selection(columns: Sequence[int] | IntArray, width: int, weights: npt.ArrayLike = 1.0) -> SparseMatrix:
-    """Return the matrix whose row i holds ``weights[i]`` at ``columns[i]`` and nothing else."""
-    index = np.asarray(columns, np.int64)
-    data = np.broadcast_to(np.asarray(weights, np.float64), index.shape).copy()
-    return sparse.csr_array((data, index, np.arange(index.size + 1)), shape=(index.size, width))
 
 
 def applied(matrix: SparseMatrix, values: FloatArray) -> FloatArray:

@@ -15,13 +15,11 @@ import warnings
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression, Ridge
 
 from oamip_onnx.calibration import ActivationStream, Samples
 from oamip_onnx.channels import FIXED, ChannelGroup, Contraction
 from oamip_onnx.errors import ModelError
-from oamip_onnx.importance.logits import Loss, loss_of, pooled
+from oamip_onnx.importance.logits import LARGEST_CLASSES, Loss, loss_of, pooled
 from oamip_onnx.importance.protocol import ImportanceContext
 from oamip_onnx.importance.response import response_program, select_samples
 from oamip_onnx.importance.scores import FloatArray, Scores
@@ -34,7 +32,7 @@ _PARTS = 2
 _HEAD_ITERATIONS = 300
 
 # Outputs beyond this many are pooled before a head is fitted to them.
-_LARGEST_CLASSES = 64
+_LARGEST_OUTPUTS = 64
 
 
 def layerwise_scores(context: ImportanceContext) -> Scores:
@@ -69,11 +67,12 @@ def _targets(context: ImportanceContext, samples: Samples) -> Loss:
     raw = np.concatenate([batch[context.logits] for batch in stream.batches(samples)])
     if raw.ndim == 2 and raw.shape[1] > 1:
         present = np.unique(raw.argmax(axis=1))
-        if len(present) > 1:
+        # With more classes a head would see too few samples of each.
+        if 1 < len(present) <= LARGEST_CLASSES:
             chosen = raw[:, present]
             return loss_of(chosen.shape, chosen)
     values = pooled(raw)
-    if values.shape[1] > _LARGEST_CLASSES:
+    if values.shape[1] > _LARGEST_OUTPUTS:
         values = pooled(values[:, None, :])
     return Loss(classifies=False, targets=values)
 
@@ -96,6 +95,10 @@ def _contributions(
 
 def _head(features: FloatArray, loss: Loss) -> tuple[FloatArray, FloatArray]:
     """Return the weights, (classes, features), and the bias of a linear head fitted to the original's answers."""
+    # scikit-learn takes a second to import, which commands that do not score should not wait for.
+    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
+    from sklearn.linear_model import LogisticRegression, Ridge  # noqa: PLC0415
+
     if not loss.classifies:
         ridge = Ridge(alpha=1.0).fit(features, loss.targets)
         return np.atleast_2d(ridge.coef_), np.atleast_1d(ridge.intercept_)

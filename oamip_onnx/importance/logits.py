@@ -14,6 +14,9 @@ from oamip_onnx.model import Array, Model, TensorType, int_attribute
 # Outputs that are no classes are pooled to at most this many numbers a sample: the program grows with them.
 _POOLED_NUMBERS = 64
 
+# Of more classes than this, the likeliest of each sample enter the loss: the others have hardly any probability.
+LARGEST_CLASSES = 32
+
 
 def find_logits(model: Model, types: Mapping[str, TensorType]) -> str:
     """Return the tensor to take the loss of: the first floating-point output, or what its final softmax reads.
@@ -54,10 +57,18 @@ class Loss:
         error to them, relative to their variance.
     targets
         The original's probabilities, or its pooled outputs; shape (samples, numbers).
+    classes
+        Classes of each sample that the loss reads, shape (samples, numbers), where these are not all.
     """
 
     classifies: bool
     targets: FloatArray
+    classes: npt.NDArray[np.intp] | None = None
+
+    def read(self, values: Array) -> FloatArray:
+        """Return what the loss reads of the tensor's values, (samples, …): classes or pooled numbers."""
+        numbers = pooled(values)
+        return numbers if self.classes is None else np.take_along_axis(numbers, self.classes, axis=1)
 
     def __call__(self, values: FloatArray) -> float:
         """Return the mean loss of values of the same shape as the targets, less that of the original itself."""
@@ -69,12 +80,20 @@ class Loss:
         scale = max(float(self.targets.var()), np.finfo(np.float64).tiny)
         return float(((values - self.targets) ** 2).mean() / scale)
 
+    def slope(self, values: FloatArray) -> FloatArray:
+        """Return the derivative of the mean loss by values of the same shape as the targets, up to a factor."""
+        return softmax(values, axis=1) - self.targets if self.classifies else values - self.targets
+
 
 def loss_of(shape: tuple[int, ...], values: Array) -> Loss:
     """Return the loss towards the original's own values, (samples, …), of a tensor of the given shape."""
     numbers = pooled(values)
-    classifies = len(shape) == 2 and shape[1] > 1
-    return Loss(classifies, softmax(numbers, axis=1) if classifies else numbers)
+    if len(shape) != 2 or shape[1] < 2:
+        return Loss(classifies=False, targets=numbers)
+    if shape[1] <= LARGEST_CLASSES:
+        return Loss(classifies=True, targets=softmax(numbers, axis=1))
+    likeliest = np.argpartition(-numbers, LARGEST_CLASSES, axis=1)[:, :LARGEST_CLASSES]
+    return Loss(True, softmax(np.take_along_axis(numbers, likeliest, axis=1), axis=1), likeliest)
 
 
 def pooled(values: Array) -> FloatArray:

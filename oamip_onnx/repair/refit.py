@@ -6,8 +6,8 @@ model computed there. The refit is
     W = argmin ‖X·W − Y‖² + ρ·m·‖W − W₀‖²  =  (XᵀX + ρ·m·D)⁻¹ (XᵀY + ρ·m·D·W₀),
 
 with W₀ the weights as cut, m the mean diagonal of XᵀX, and D the identity without the ones column, which is not
-pulled. ρ is the one with the smallest error on held-out samples, and W is then solved on all of them. The bias repair changes the last row alone,
-b += mean(Y − X·W₀), the least-squares optimal bias.
+pulled. ρ is the one with the smallest error on held-out samples; W is then solved on all of them. The bias repair
+changes the last row alone, b += mean(Y − X·W₀), the least-squares optimal bias.
 """
 
 from collections.abc import Iterator, Sequence
