@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import GRAPHS
+from graphs import GRAPHS, head, image
 from oracle import feeds_for, relative
 
 import oamip_onnx
@@ -211,3 +211,29 @@ def test_importing_the_package_does_not_load_solvers_or_training_frameworks() ->
     script = "import sys, oamip_onnx.cli.main; print(sorted({'cvxpy', 'pyscipopt', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_half_precision_models_are_pruned_and_stay_so() -> None:
+    b = image(dtype=onnx.TensorProto.FLOAT16)
+    x = b.add("Relu", b.conv("x", 3, 8))
+    x = b.add("Relu", b.add("Add", x, b.conv(b.add("Relu", b.conv(x, 8, 6)), 6, 8)))
+    proto = head(b, x, 8)
+    feeds = {"x": np.random.default_rng(0).normal(size=(60, 3, 8, 8)).astype(np.float16)}
+    result = oamip_onnx.prune(proto, feeds, images=40, round_to=1, bench=False)
+    assert result.report.verification.passed
+    assert result.report.verification.tolerance >= 5e-3
+    weights = [t for t in result.model.graph.initializer if len(t.dims) > 1]
+    assert {t.data_type for t in weights} == {onnx.TensorProto.FLOAT16}
+    assert result.report.pruned.macs < 0.5 * result.report.original.macs
+
+
+def test_model_that_does_not_classify() -> None:
+    b = image()
+    x = b.add("Relu", b.conv(b.add("Relu", b.conv("x", 3, 8)), 8, 8))
+    proto = b.finish(b.conv(x, 8, 2))
+    feeds = feeds_for(load_model(proto), 0, 60)
+    result = oamip_onnx.prune(proto, feeds, images=40, round_to=1, bench=False)
+    assert result.report.importance.startswith("oamip")
+    assert result.report.drift.top1_agreement is None
+    assert any("squared error" in note for note in result.report.notes) or result.report.importance.endswith("wise)")
+    assert result.report.pruned.macs < 0.5 * result.report.original.macs

@@ -127,6 +127,23 @@ def test_wrong_cut_is_found() -> None:
         require_passed(verification, "after surgery")
 
 
+@pytest.mark.parametrize("name", ["residual", "concat_branches", "attention_heads", "conv_grouped", "pools"])
+def test_models_that_magnify_rounding_are_compared_by_segments(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oamip_onnx.verify.oracle.LARGEST_TOLERANCE", 0.0)
+    found = analysed(GRAPHS[name]())
+    kept = random_kept(found.analysis, 0)
+    samples = Samples(feeds_for(found.model, 0, 12))
+    right = compare_with_masked(
+        found.model, found.analysis, kept, cut(found.model, found.analysis, kept), samples, OPTIONS
+    )
+    assert (right.passed, right.samples, right.tolerance) == (True, 8, 1e-4)
+    other = random_kept(found.analysis, 1)
+    wrong = compare_with_masked(
+        found.model, found.analysis, kept, cut(found.model, found.analysis, other), samples, OPTIONS
+    )
+    assert not wrong.passed
+
+
 def test_other_output_shape_is_found() -> None:
     found = analysed(GRAPHS["residual"]())
     kept = random_kept(found.analysis, 0)

@@ -12,6 +12,7 @@ Data = Annotated[
 Labels = Annotated[str | None, typer.Option(help="Class indices: .npy or .npz; else the key 'labels'.", metavar="PATH")]
 RandomData = Annotated[bool | None, typer.Option("--random-data", help="Draw samples at random; no real data.")]
 Samples = Annotated[int | None, typer.Option(help="Use at most this many samples.", metavar="N")]
+Images = Annotated[int | None, typer.Option(help="Samples that enter the importance program.", metavar="N")]
 Target = Annotated[
     str | None,
     typer.Option(help="ratio=R removes the share R of every group; macs=F, params=F leave F.", metavar="KIND=VALUE"),

@@ -27,6 +27,7 @@ def prune(
     ] = None,
     random_data: options.RandomData = None,
     samples: options.Samples = None,
+    images: options.Images = None,
     target: options.Target = None,
     importance: options.Importance = None,
     form: options.Form = None,
@@ -49,6 +50,7 @@ def prune(
         read_config(config) if config else {},
         options.given(
             samples=samples,
+            images=images,
             target=target,
             importance=importance,
             form=form,

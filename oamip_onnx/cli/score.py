@@ -24,6 +24,7 @@ def score(
     labels: options.Labels = None,
     random_data: options.RandomData = None,
     samples: options.Samples = None,
+    images: options.Images = None,
     target: options.Target = None,
     importance: options.Importance = None,
     form: options.Form = None,
@@ -40,6 +41,7 @@ def score(
     config = make_config(
         options.given(
             samples=samples,
+            images=images,
             target=target,
             importance=importance,
             form=form,

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
-from oamip_onnx.calibration import Samples
+import numpy as np
+
+from oamip_onnx.calibration import ActivationStream, Samples
 from oamip_onnx.channels import ChannelAnalysis
 from oamip_onnx.errors import UsageError, closest
 from oamip_onnx.importance.scores import Scores
-from oamip_onnx.model import Model
+from oamip_onnx.model import Array, Model
 from oamip_onnx.runtime import RuntimeOptions
 
 Progress = Callable[[str, float], None]
@@ -54,6 +57,12 @@ class ImportanceContext:
     progress: Progress | None = field(default=None, repr=False)
     form: str = "auto"
     images: int = 200
+
+    @cached_property
+    def outputs(self) -> Array:
+        """The original's values of `logits` on all samples, stacked along the sample axis."""
+        stream = ActivationStream(self.model.proto, [self.logits], self.options)
+        return np.concatenate([batch[self.logits] for batch in stream.batches(self.samples)])
 
     def report(self, stage: str, share: float) -> None:
         """Pass progress on to whoever listens."""

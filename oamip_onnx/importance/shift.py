@@ -14,7 +14,6 @@ from oamip_onnx.formulation import ShiftOptions, build_network, shift_program
 from oamip_onnx.importance.logits import balanced_rows
 from oamip_onnx.importance.protocol import ImportanceContext
 from oamip_onnx.importance.scores import Scores
-from oamip_onnx.masking import MaskedSession
 from oamip_onnx.solvers import ConicSolver, IntegerSolver
 
 # The paper's number of images: one of each class of its data sets.
@@ -51,9 +50,7 @@ def shift_scores(context: ImportanceContext, options: ShiftOptions | None = None
 
 def _images(context: ImportanceContext, count: int) -> tuple[Samples, npt.NDArray[np.int64]]:
     """Return a few samples, balanced by class, and their labels: given ones, else the model's own predictions."""
-    session = MaskedSession(context.model, context.analysis, context.options, [context.logits])
-    alive = np.ones(context.analysis.unit_count)
-    values = np.concatenate([session.run(f, alive)[context.logits] for f in context.samples.batches(200)])
+    values = context.outputs
     if values.ndim != 2 or values.shape[1] < 2:
         raise UnsupportedOperatorError(
             f"The shift form needs the logits of a classifier; {context.logits!r} has the shape {values.shape}. "
@@ -65,4 +62,5 @@ def _images(context: ImportanceContext, count: int) -> tuple[Samples, npt.NDArra
     right = np.flatnonzero(predicted == labels)
     candidates = right if len(right) >= min(count, context.samples.count) else np.arange(context.samples.count)
     rows = candidates[balanced_rows(labels[candidates], count, context.seed)]
-    return context.samples.take(rows), labels[rows]
+    samples = context.samples.take(rows)
+    return samples, labels[rows][: samples.count]
