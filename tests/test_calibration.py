@@ -171,7 +171,7 @@ def test_stream_returns_activations_in_order(model: Model, x: Floats) -> None:
     assert np.allclose(recorded, Session(model.proto).run({"x": x})["y"], atol=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     strides=st.tuples(st.integers(1, 2), st.integers(1, 2)),

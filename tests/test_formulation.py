@@ -318,7 +318,7 @@ POOLED = analysed(GRAPHS["pools"]())
 RESIDUAL = analysed(GRAPHS["residual"]())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     subject=st.sampled_from([POOLED, RESIDUAL]),
     seed=st.integers(0, 2**16),
