@@ -17,7 +17,8 @@ def main() -> None:
     result = Result.model_validate_json(source.read_text(encoding="utf-8"))
     console = Console(record=True, width=80, file=io.StringIO(), highlight=False)
     console.print(before_after_table(result))
-    console.print(f"Importance {result.importance}, repair {result.config['repair']}, target {result.config['target']}.")
+    config = result.config
+    console.print(f"Importance {result.importance}, repair {config['repair']}, target {config['target']}.")
     (HERE / "demo.svg").write_text(console.export_svg(title="make demo"), encoding="utf-8")
 
 
