@@ -457,6 +457,28 @@ def shared_bias() -> onnx.ModelProto:
 
 
 @graph
+def channel_shuffle() -> onnx.ModelProto:
+    b = image()
+    x = b.add("Reshape", b.add("Relu", b.conv("x", 3, 8)), b.constant(np.array([0, 2, 4, 8, 8])))
+    x = b.add("Reshape", b.add("Transpose", x, perm=[0, 2, 1, 3, 4]), b.constant(np.array([0, -1, 8, 8])))
+    return head(b, b.conv(x, 8, 4), 4)
+
+
+@graph
+def split_process_concat_shuffle() -> onnx.ModelProto:
+    b = image()
+    x = b.add("Relu", b.conv("x", 3, 8))
+    for _ in range(2):
+        b.add("Split", x, b.constant(np.array([4, 4])), outputs=2, axis=1)
+        first, second = b.nodes[-1].output
+        x = b.add("Concat", first, b.add("Relu", b.conv(second, 4, 4)), axis=1)
+        x = b.add("Reshape", x, b.constant(np.array([0, 2, 4, 8, 8])))
+        x = b.add("Transpose", x, perm=[0, 2, 1, 3, 4])
+        x = b.add("Reshape", x, b.constant(np.array([0, 8, 8, 8])))
+    return head(b, b.conv(x, 8, 4), 4)
+
+
+@graph
 def unknown_operator_beside() -> onnx.ModelProto:
     """The branch with cumulative sums over channels stays; the one beside it is narrowed."""
     b = image()

@@ -21,6 +21,8 @@ class _Components:
         self.count, found = connected_components(matrix, directed=False)
         # FIXED is -1, the last entry of the lookup.
         self.of_atom: IntArray = np.append(found.astype(np.int64), FIXED)
+        self.first_atom: IntArray = np.full(self.count, np.iinfo(np.int64).max)
+        np.minimum.at(self.first_atom, found, np.arange(count))
         self.pins: dict[int, Pin] = {}
         for atoms, pin in trace.pins:
             self.pin(np.unique(self.of_atom[atoms]), pin)
@@ -40,7 +42,12 @@ class _Components:
 def resolve(trace: Trace) -> ChannelAnalysis:
     """Return groups, pins, unit labels and contractions of a finished trace."""
     components = _Components(trace)
-    blocks = _blocks(trace, components)
+    blocks, ties = _blocks(trace, components)
+    while ties:
+        # Each tie leaves fewer components, so that this ends.
+        trace.joins.extend(ties)
+        components = _Components(trace)
+        blocks, ties = _blocks(trace, components)
     labels = {
         name: merge_factors(found.shape, (collapse(components.of_atom[f]) for f in found.factors))
         for name, found in trace.labels.items()
@@ -71,9 +78,14 @@ def _with_units(contraction: Contraction, components: _Components, unit_of: IntA
     return Contraction(contraction.node, contraction.operand, contraction.tensor, units, contraction.weight)
 
 
-def _blocks(trace: Trace, components: _Components) -> dict[int, tuple[int, int]]:
-    """Return (grid number, block number) of each component that a grid binds; pin those of impossible grids."""
+def _blocks(trace: Trace, components: _Components) -> tuple[dict[int, tuple[int, int]], list[IntArray]]:
+    """Return (grid number, block number) of each component that a grid binds, and ties; pin those of impossible grids.
+
+    A second grid across a first one (a channel shuffle: blocks × positions, transposed) keeps equal counts both ways
+    if whole rows of the second go: those are the ties, to be joined before the grids are looked at again.
+    """
     found: dict[int, tuple[int, int]] = {}
+    ties: list[IntArray] = []
     seen: dict[bytes, int] = {}
     for grid in trace.grids:
         cells = np.sort(components.of_atom[grid.cells], axis=1)
@@ -91,13 +103,16 @@ def _blocks(trace: Trace, components: _Components) -> dict[int, tuple[int, int]]
             continue  # the same units in every row
         overlap = len(np.unique(free)) != free.size
         bound = any(int(c) in found for c in free)
+        if bound and not unequal and not overlap and free.size == rows.size:
+            ties.append(components.first_atom[np.stack([rows[:, :-1].ravel(), rows[:, 1:].ravel()])])
+            continue
         if unequal or overlap or bound:
             components.pin(np.unique(free), pin)
             continue
         for block, row in enumerate(rows):
             for component in row[row != FIXED]:
                 found[int(component)] = (number, block)
-    return found
+    return found, ties
 
 
 def _pin_split_groups(
@@ -148,9 +163,6 @@ def _members(trace: Trace, components: _Components, labels: dict[str, Labels]) -
     """Return the components of each group that has something to remove, in the order in which channels appear."""
     signature = _signatures(components, labels)
     pinned = components.pinned()
-    first_atom = np.full(components.count, np.iinfo(np.int64).max)
-    atoms = components.of_atom[:-1]
-    np.minimum.at(first_atom, atoms[: trace.atom_count], np.arange(trace.atom_count))
     produced: dict[int, None] = {}
     for name in trace.contracted:
         for factor in labels[name].factors:
@@ -160,7 +172,7 @@ def _members(trace: Trace, components: _Components, labels: dict[str, Labels]) -
     groups = []
     for number in produced:
         found = np.flatnonzero((signature == np.uint64(number)) & ~pinned)
-        found = found[np.argsort(first_atom[found], kind="stable")]
+        found = found[np.argsort(components.first_atom[found], kind="stable")]
         if len(found) > 1:
             groups.append(found.astype(np.int64))
         else:
