@@ -13,10 +13,10 @@ from onnx import helper, numpy_helper
 
 from oamip_onnx.calibration import (
     ActivationStream,
-    Gram,
     Samples,
     accumulate_gram,
     check_label_range,
+    draw_rows,
     layout_of,
     load_samples,
     random_samples,
@@ -219,8 +219,8 @@ def test_layouts_of_products() -> None:
 def test_gram_matrices_do_not_depend_on_the_batches() -> None:
     generator = np.random.default_rng(0)
     features, targets = generator.normal(size=(50, 4)), generator.normal(size=(50, 2))
-    whole = accumulate_gram([(features, targets)], 1000, 0)
-    parts = accumulate_gram([(features[i : i + 7], targets[i : i + 7]) for i in range(0, 50, 7)], 1000, 0)
+    whole = accumulate_gram([(features, targets)])
+    parts = accumulate_gram([(features[i : i + 7], targets[i : i + 7]) for i in range(0, 50, 7)])
     ones = np.c_[features, np.ones(50)]
     for gram in (whole, parts):
         assert np.allclose(gram.features, ones.T @ ones)
@@ -229,10 +229,20 @@ def test_gram_matrices_do_not_depend_on_the_batches() -> None:
     matrix = generator.normal(size=(5, 2))
     assert np.isclose(whole.error(matrix), ((ones @ matrix - targets) ** 2).sum() / 50)
     with pytest.raises(ValueError, match="no samples"):
-        accumulate_gram([], 10, 0)
+        accumulate_gram([])
 
 
-def test_gram_rows_are_limited() -> None:
-    gram = accumulate_gram([(np.ones((50, 2)), np.ones((50, 1)))] * 2, 10, 0)
-    assert isinstance(gram, Gram)
-    assert gram.rows == 20
+def test_rows_are_drawn_once_each_and_repeatably() -> None:
+    assert draw_rows(5, 10, np.random.default_rng(0)).tolist() == [0, 1, 2, 3, 4]
+    first, second = (draw_rows(50, 10, np.random.default_rng(0)) for _ in range(2))
+    assert np.array_equal(first, second)
+    assert len(np.unique(first)) == 10
+    assert (np.diff(first) > 0).all()
+
+
+def test_chosen_patches_are_those_of_all() -> None:
+    layout = layout_of(helper.make_node("Conv", ["a", "b"], ["c"], strides=[2, 1], pads=[1, 0, 1, 0]), (4, 3, 3, 2))
+    assert not isinstance(layout, str)
+    data = np.random.default_rng(0).normal(size=(3, 3, 7, 8))
+    chosen = np.array([0, 5, 17, 40], dtype=np.int64)
+    assert np.array_equal(layout.rows(data, chosen), layout.rows(data)[chosen])

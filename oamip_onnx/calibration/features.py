@@ -15,14 +15,14 @@ import onnx
 from oamip_onnx.model import Array, attribute, int_attribute, ints_attribute
 
 FloatArray = npt.NDArray[np.float64]
-AnyFloatArray = npt.NDArray[np.floating]
+IntArray = npt.NDArray[np.int64]
 
 
 class Contracting(Protocol):
     """How one contraction reads its operand and its weight."""
 
-    def rows(self, data: Array) -> Array:
-        """Return the features, one row an output position; shape (positions, features)."""
+    def rows(self, data: Array, chosen: IntArray | None = None) -> Array:
+        """Return the features, one row an output position, or a chosen one; shape (positions, features)."""
 
     def targets(self, out: Array) -> Array:
         """Return the output, one row a position in the same order; shape (positions, outputs)."""
@@ -57,8 +57,11 @@ class ConvolutionLayout:
             return [(0, 0)] * axes
         return list(zip(self.pads[:axes], self.pads[axes:], strict=True))
 
-    def rows(self, data: Array) -> Array:
-        """Return the patches under the kernel, shape (samples · positions, channels · kernel)."""
+    def rows(self, data: Array, chosen: IntArray | None = None) -> Array:
+        """Return the patches under the kernel, shape (samples · positions, channels · kernel).
+
+        Only the chosen positions are copied; all of them take the kernel's size times the memory of the data.
+        """
         axes = len(self.kernel)
         padded = np.pad(data, [(0, 0), (0, 0), *self._padding(data.shape[2:])])
         extent = tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
@@ -68,7 +71,10 @@ class ConvolutionLayout:
         # samples, channels, positions…, kernel… → samples, positions…, channels, kernel…
         order = [0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes)]
         features = data.shape[1] * int(np.prod(self.kernel))
-        return windows.transpose(order).reshape(-1, features)
+        patches = windows.transpose(order)
+        if chosen is not None:
+            patches = patches[np.unravel_index(chosen, patches.shape[: 1 + axes])]
+        return patches.reshape(-1, features)
 
     def targets(self, out: Array) -> Array:
         """Return the output with channels last, shape (samples · positions, outputs)."""
@@ -90,9 +96,10 @@ class ProductLayout:
     transposed: bool = False
     scale: float = 1.0
 
-    def rows(self, data: Array) -> Array:
+    def rows(self, data: Array, chosen: IntArray | None = None) -> Array:
         """Return the rows of the left operand, shape (rows, features)."""
-        return data.reshape(-1, data.shape[-1])
+        rows = data.reshape(-1, data.shape[-1])
+        return rows if chosen is None else rows[chosen]
 
     def targets(self, out: Array) -> Array:
         """Return the rows of the output, shape (rows, outputs)."""

@@ -49,36 +49,33 @@ class Gram:
         return float(max(total.sum(), 0.0) / max(self.rows, 1))
 
 
-def accumulate_gram(
-    pairs: Iterable[tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]], rows_per_batch: int, seed: int
-) -> Gram:
+def accumulate_gram(pairs: Iterable[tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]]) -> Gram:
     """Return the Gram matrices over batches of (feature rows, target rows).
 
     Parameters
     ----------
     pairs
         Batches; features of shape (rows, features), targets of shape (rows, outputs).
-    rows_per_batch
-        At most this many rows of each batch enter, drawn without replacement.
-    seed
-        Seed of that draw.
 
     Raises
     ------
     ValueError
         If there is no batch.
     """
-    generator = np.random.default_rng(seed)
     total: Gram | None = None
     for features, targets in pairs:
-        rows = np.arange(len(features))
-        if len(rows) > rows_per_batch:
-            rows = np.sort(generator.choice(len(features), rows_per_batch, replace=False))
-        x = np.empty((len(rows), features.shape[1] + 1), dtype=np.float64)
-        x[:, :-1], x[:, -1] = features[rows], 1.0
-        y = targets[rows].astype(np.float64)
-        part = Gram(x.T @ x, x.T @ y, (y * y).sum(axis=0), len(rows))
+        x = np.empty((len(features), features.shape[1] + 1), dtype=np.float64)
+        x[:, :-1], x[:, -1] = features, 1.0
+        y = targets.astype(np.float64)
+        part = Gram(x.T @ x, x.T @ y, (y * y).sum(axis=0), len(features))
         total = part if total is None else total + part
     if total is None:
         raise ValueError("There are no samples to accumulate.")
     return total
+
+
+def draw_rows(count: int, limit: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Return at most `limit` of `count` row numbers, drawn without replacement, in ascending order."""
+    if count <= limit:
+        return np.arange(count, dtype=np.int64)
+    return np.sort(generator.choice(count, limit, replace=False)).astype(np.int64)

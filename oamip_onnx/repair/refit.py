@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-from oamip_onnx.calibration import BATCH_SIZE, ActivationStream, Gram, Samples, accumulate_gram
+from oamip_onnx.calibration import BATCH_SIZE, ActivationStream, Gram, Samples, accumulate_gram, draw_rows
 from oamip_onnx.model import Array
 from oamip_onnx.repair.context import (
     HELD_OUT_SHARE,
@@ -66,13 +66,16 @@ def _gram(context: RepairContext, consumer: Consumer, proto: onnx.ModelProto, sa
     now = ActivationStream(proto, [consumer.data], context.options)
     original = ActivationStream(context.model.proto, [consumer.out], context.options)
 
+    limit = (samples.run_size or min(BATCH_SIZE, samples.count)) * POSITIONS_PER_SAMPLE
+    generator = np.random.default_rng(context.seed)
+
     def pairs() -> Iterator[tuple[Array, Array]]:
         for new, old in zip(now.batches(samples), original.batches(samples), strict=True):
-            targets = kept_outputs(context, consumer, old[consumer.out])
-            yield consumer.layout.rows(new[consumer.data]), consumer.layout.targets(targets)
+            targets = consumer.layout.targets(kept_outputs(context, consumer, old[consumer.out]))
+            chosen = draw_rows(len(targets), limit, generator)
+            yield consumer.layout.rows(new[consumer.data], chosen), targets[chosen]
 
-    rows = (samples.run_size or min(BATCH_SIZE, samples.count)) * POSITIONS_PER_SAMPLE
-    return accumulate_gram(pairs(), rows, context.seed)
+    return accumulate_gram(pairs())
 
 
 def _refit(
