@@ -61,3 +61,8 @@ def closest(name: str, candidates: Iterable[str]) -> str:
     """Return a half-sentence naming the candidates closest to `name`, or an empty string if none is close."""
     near = difflib.get_close_matches(name, list(candidates), n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text that says something, or the name of its class."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +18,10 @@ from oamip_onnx.calibration import Samples, Source, check_label_range, load_samp
 from oamip_onnx.channels import BoolArray, ChannelAnalysis, analyse, select_units
 from oamip_onnx.config import PruneConfig, make_config
 from oamip_onnx.errors import DataError, NothingToPruneError
-from oamip_onnx.importance import ImportanceContext, Scores, find_logits
+from oamip_onnx.importance import ImportanceContext, Progress, Scores, find_logits, silent
 from oamip_onnx.importance import score as score_units
 from oamip_onnx.model import Array, Model, TensorType, bind_inputs, infer_shapes, load_model, save_model
-from oamip_onnx.repair import REPAIRS, RepairContext, Repaired, with_biases
+from oamip_onnx.repair import HELD_OUT_SHARE, REPAIRS, RepairContext, Repaired, with_biases
 from oamip_onnx.report import Findings, Result, make_result
 from oamip_onnx.runtime import RuntimeOptions
 from oamip_onnx.surgery import cut
@@ -41,9 +41,6 @@ _VERIFICATION_SAMPLES = 64
 _RANDOM_SAMPLES = 64
 
 _LOG = logging.getLogger(__name__)
-
-Progress = Callable[[str, float], None]
-"""Called with the stage and the share of it that is done."""
 
 ModelSource = str | Path | bytes | onnx.ModelProto
 
@@ -88,16 +85,12 @@ class PruneResult:
         return save_model(self.model, Path(path), external_data=self.external_data)
 
 
-def _silent(_stage: str, _share: float) -> None:
-    """Report to nobody."""
-
-
 class _Clock:
     """Seconds by stage, and progress to whoever listens."""
 
     def __init__(self, progress: Progress | None) -> None:
         self.seconds: dict[str, float] = {}
-        self._progress = progress or _silent
+        self._progress = progress or silent
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Progress]:
@@ -313,7 +306,7 @@ def _repair(
         prepared.model, prepared.analysis, kept, narrow, prepared.samples, prepared.options, config.seed
     )
     repaired = REPAIRS[config.repair](context)
-    _, held_out = prepared.samples.split(0.2)
+    _, held_out = prepared.samples.split(HELD_OUT_SHARE)
     before, after = (_drift(prepared, proto, held_out) for proto in (narrow, repaired.proto))
     if repaired.updates and after.sqnr_db < before.sqnr_db:
         notes.append(

@@ -14,7 +14,6 @@ import onnx
 
 from oamip_onnx.model import Array, attribute, int_attribute, ints_attribute
 
-FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 

@@ -52,7 +52,7 @@ def resolve(trace: Trace) -> ChannelAnalysis:
         name: merge_factors(found.shape, (collapse(components.of_atom[f]) for f in found.factors))
         for name, found in trace.labels.items()
     }
-    _pin_split_groups(trace, components, labels, blocks)
+    _pin_split_groups(components, labels, blocks)
     members = _members(trace, components, labels)
     unit_of = np.full(components.count + 1, FIXED, dtype=np.int64)
     groups: list[ChannelGroup] = []
@@ -115,11 +115,8 @@ def _blocks(trace: Trace, components: _Components) -> tuple[dict[int, tuple[int,
     return found, ties
 
 
-def _pin_split_groups(
-    trace: Trace, components: _Components, labels: dict[str, Labels], blocks: dict[int, tuple[int, int]]
-) -> None:
+def _pin_split_groups(components: _Components, labels: dict[str, Labels], blocks: dict[int, tuple[int, int]]) -> None:
     """Pin grids whose units do not form one group: equal counts across groups are not expressed."""
-    del trace
     while True:
         group_of = _signatures(components, labels)
         by_grid: dict[int, list[int]] = {}

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from oamip_onnx.errors import OamipError, UsageError
+from oamip_onnx.importance import Progress as ProgressCallback
 from oamip_onnx.model import check_writable, write_text
-from oamip_onnx.pipeline import Progress as ProgressCallback
 
 INTERRUPTED = 130
 

@@ -4,7 +4,7 @@ from oamip_onnx.importance.layerwise import layerwise_scores
 from oamip_onnx.importance.logits import find_logits
 from oamip_onnx.importance.magnitude import magnitude
 from oamip_onnx.importance.oamip import FORMS, oamip
-from oamip_onnx.importance.protocol import CRITERIA, Criterion, ImportanceContext, criterion, score
+from oamip_onnx.importance.protocol import CRITERIA, Criterion, ImportanceContext, Progress, criterion, score, silent
 from oamip_onnx.importance.random_draw import random_draw
 from oamip_onnx.importance.response import response_scores
 from oamip_onnx.importance.scores import Scores
@@ -15,6 +15,7 @@ __all__ = [
     "FORMS",
     "Criterion",
     "ImportanceContext",
+    "Progress",
     "Scores",
     "criterion",
     "find_logits",
@@ -25,4 +26,5 @@ __all__ = [
     "response_scores",
     "score",
     "shift_scores",
+    "silent",
 ]

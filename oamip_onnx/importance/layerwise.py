@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oamip_onnx.calibration import ActivationStream, Samples
-from oamip_onnx.channels import FIXED, ChannelGroup, Contraction
+from oamip_onnx.channels import ChannelGroup, Contraction
 from oamip_onnx.errors import ModelError
 from oamip_onnx.importance.logits import LARGEST_CLASSES, Loss, loss_of, pooled
 from oamip_onnx.importance.protocol import ImportanceContext
@@ -156,4 +156,4 @@ def _pool(
             pieces = np.array_split(array, min(_PARTS, array.shape[axis]), axis=axis)
             array = np.concatenate([p.mean(axis=axis, keepdims=True) for p in pieces], axis=axis)
     owners = np.broadcast_to(units, (1, *array.shape[1:])).ravel()
-    return array.reshape(rows, -1), np.where(owners == FIXED, FIXED, owners)
+    return array.reshape(rows, -1), owners

@@ -15,6 +15,7 @@ from oamip_onnx.model import Array, Model
 from oamip_onnx.runtime import RuntimeOptions
 
 Progress = Callable[[str, float], None]
+"""Called with the stage and the share of it that is done."""
 
 
 def silent(_stage: str, _share: float) -> None:

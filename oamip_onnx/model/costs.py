@@ -13,6 +13,10 @@ from oamip_onnx.model.shapes import TensorType
 _INDEX_TYPES = {onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL, onnx.TensorProto.STRING}
 
 
+CONTRACTIONS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Operators that multiply and accumulate: where channels end and begin."""
+
+
 @dataclass(frozen=True)
 class Costs:
     """Multiply-accumulate operations per sample by node position, and parameters by initializer name."""

@@ -6,7 +6,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
-from oamip_onnx.errors import ModelError
+from oamip_onnx.errors import ModelError, first_line
 from oamip_onnx.model.canonical import canonicalise
 from oamip_onnx.model.model import Model
 
@@ -44,7 +44,7 @@ def load_model(source: str | Path | bytes | onnx.ModelProto) -> Model:
     try:
         load_external_data_for_model(proto, str(path.parent))
     except (ValueError, OSError, onnx.checker.ValidationError) as error:
-        raise ModelError(f"The external data of {str(path)!r} cannot be read: {_first_line(error)}.") from error
+        raise ModelError(f"The external data of {str(path)!r} cannot be read: {first_line(error)}.") from error
     size_bytes = len(content) + sum((path.parent / name).stat().st_size for name in files)
     return _from_proto(proto, size_bytes, path=path, external_data=bool(files))
 
@@ -88,7 +88,7 @@ def _check(proto: onnx.ModelProto, what: str) -> None:
     try:
         onnx.checker.check_model(_without_large_weights(proto))
     except onnx.checker.ValidationError as error:
-        raise ModelError(f"{what} is invalid: {_first_line(error)}") from error
+        raise ModelError(f"{what} is invalid: {first_line(error)}") from error
     if not proto.graph.output:
         raise ModelError(f"{what} has no outputs.")
 
@@ -108,7 +108,3 @@ def _without_large_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     del light.graph.initializer[:]
     light.graph.initializer.extend(small)
     return light
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

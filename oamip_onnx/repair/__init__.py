@@ -1,6 +1,6 @@
 """Making up for what was dropped, in closed form and without labels."""
 
-from oamip_onnx.repair.context import RepairContext, Repaired, RepairStep, with_initializers
+from oamip_onnx.repair.context import HELD_OUT_SHARE, RepairContext, Repaired, RepairStep, with_initializers
 from oamip_onnx.repair.prepare import with_biases
 from oamip_onnx.repair.refit import repair_bias, repair_least_squares
 
@@ -8,6 +8,7 @@ REPAIRS = {"bias": repair_bias, "least-squares": repair_least_squares}
 """Repairs by the name that `--repair` takes; ``none`` is the absence of one."""
 
 __all__ = [
+    "HELD_OUT_SHARE",
     "REPAIRS",
     "RepairContext",
     "RepairStep",

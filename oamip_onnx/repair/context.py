@@ -8,7 +8,7 @@ import onnx
 
 from oamip_onnx.calibration import ConvolutionLayout, ProductLayout, Samples, layout_of
 from oamip_onnx.channels import BoolArray, ChannelAnalysis, Labels, kept_indices
-from oamip_onnx.model import Array, Model
+from oamip_onnx.model import CONTRACTIONS, Array, Model
 from oamip_onnx.runtime import RuntimeOptions
 from oamip_onnx.surgery.constants import touches
 
@@ -112,7 +112,7 @@ def find_consumers(context: RepairContext) -> tuple[list[Consumer], list[RepairS
         if not any(name in affected or touches(context.analysis, [name], context.kept) for name in data):
             continue
         affected.update(name for name in node.output if name)
-        if node.op_type not in {"Conv", "ConvTranspose", "Gemm", "MatMul"} or len(node.input) < 2:
+        if node.op_type not in CONTRACTIONS or len(node.input) < 2:
             continue
         consumer = _consumer(model, index, node)
         if isinstance(consumer, str):

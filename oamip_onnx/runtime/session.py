@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from oamip_onnx.errors import ModelError, UsageError, closest
+from oamip_onnx.errors import ModelError, UsageError, closest, first_line
 
 # A protobuf message cannot exceed this many bytes; larger models reach ONNX Runtime through a file.
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
@@ -224,7 +224,7 @@ def _tensor_info(value: onnxruntime.NodeArg) -> TensorInfo:
 
 def _sentence(error: Exception) -> str:
     """Return what ONNX Runtime complains about, without its codes and source files."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    text = first_line(error)
     newest = re.search(r"official support for domain (\S+) is till opset (\d+)", text)
     if newest:
         return (

@@ -3,14 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from oamip_onnx.calibration import BATCH_SIZE, Samples
 from oamip_onnx.model import Array
 from oamip_onnx.runtime import RuntimeOptions, Session
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 import onnxruntime
 
-from oamip_onnx.errors import ModelError, VerificationError
+from oamip_onnx.errors import ModelError, VerificationError, first_line
 from oamip_onnx.model import save_model
 from oamip_onnx.runtime import RuntimeOptions
 
@@ -50,7 +50,7 @@ def _checker_finding(path: Path) -> str:
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        return first_line(error)
     return ""
 
 
@@ -68,7 +68,7 @@ def load_warnings(path: Path, options: RuntimeOptions) -> list[str]:
         try:
             onnxruntime.InferenceSession(str(path), settings, providers=options.provider_names())
         except Exception as error:  # ONNX Runtime raises a dozen unrelated classes here
-            raise ModelError(f"ONNX Runtime does not accept the model: {str(error).splitlines()[0]}") from error
+            raise ModelError(f"ONNX Runtime does not accept the model: {first_line(error)}") from error
     cleaned = (re.sub(r"\x1b\[[0-9;]*m|^\S+ \S+ \[", "", line).strip() for line in lines)
     return [line for line in cleaned if line]
 

@@ -11,11 +11,10 @@ import onnx
 from oamip_onnx.calibration import Samples
 from oamip_onnx.channels import BoolArray, ChannelAnalysis, Labels, slice_array
 from oamip_onnx.masking import MaskedSession
-from oamip_onnx.model import Array, Model
+from oamip_onnx.model import CONTRACTIONS, Array, Model
 from oamip_onnx.runtime import RuntimeOptions, Session
 from oamip_onnx.verify.difference import difference
 
-_CONTRACTIONS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _SUFFIX = ".oamip_recomputed"
 
 
@@ -36,7 +35,7 @@ def segment_errors(
     """
     outputs = set(model.output_names)
     opened = [
-        node.output[0] for node in model.graph.node if node.op_type in _CONTRACTIONS and node.output[0] not in outputs
+        node.output[0] for node in model.graph.node if node.op_type in CONTRACTIONS and node.output[0] not in outputs
     ]
     masked = MaskedSession(model, analysis, options, [*opened, *model.output_names])
     session = Session(_cut_open(cut, opened, analysis), options)
