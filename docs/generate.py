@@ -10,19 +10,22 @@ PAGE = Path(__file__).parent / "operators.md"
 
 INTRODUCTION = """# Operators
 
-What happens to channels at each operator, generated from the rule table. An operator that is not listed has no rule:
-the channels that enter or leave it stay, with the reason `unknown-operator`.
+What happens to channels at each operator, generated from the rule table. Every operator of the ONNX standard domain is
+listed. One of another domain that is not has no rule: the channels that enter or leave it stay, with the reason
+`unknown-operator`.
 
 * **contraction**: the contracted axis of the data is joined with the weight's and ends; the output axis starts there.
 * **broadcast**: axes are aligned and joined index by index.
 * **movement**: the node is run on labels; cells go where their labels go.
-* **reduction**: channels pass; those on a reduced or normalised axis stay.
+* **reduction**: channels beside the reduced axes pass. Sums and norms over channels read zeros like a contraction.
+  Under any other statistic whole rows go (heads, groups), and plain channels only with `--allow-inexact`.
+* **pinned**: channels that enter or leave stay, for the reason given.
 
 *Encodable* says whether the program in shift form can express the operator; the response form and the layer-wise form
 need only that ONNX Runtime can run it.
 
-| operator | opsets | family | encodable |
-|---|---|---|---|
+| operator | opsets | family | encodable | why channels stay |
+|---|---|---|---|---|
 """
 
 
@@ -33,7 +36,8 @@ def operators_page() -> str:
     for row in all_rules():
         opsets = f"{row.since}–{row.until}" if row.until else f"{row.since}+"
         name = f"{row.domain}.{row.op_type}" if row.domain else row.op_type
-        lines.append(f"| {name} | {opsets} | {row.family} | {'yes' if row.op_type in encodable else ''} |")
+        can = "yes" if row.op_type in encodable and not row.domain else ""
+        lines.append(f"| {name} | {opsets} | {row.family} | {can} | {row.reason} |")
     counts = ", ".join(f"{sum(r.family is f for r in all_rules())} {f}" for f in Family)
     return INTRODUCTION + "\n".join(lines) + f"\n\n{len(lines)} rules: {counts}.\n"
 

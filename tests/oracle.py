@@ -1,6 +1,7 @@
 """Checks shared by tests: the masked oracle, and that a test does not pass emptily."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +30,11 @@ class Analysed:
     analysis: ChannelAnalysis
 
 
-def analysed(proto: onnx.ModelProto) -> Analysed:
-    """Return a model with its channels."""
+def analysed(proto: onnx.ModelProto, **settings: Any) -> Analysed:
+    """Return a model with its channels; dynamic dimensions are bound to 1."""
     model = load_model(proto)
-    return Analysed(model, analyse(model, infer_shapes(model, bind_inputs(model))))
+    shapes = {v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
+    return Analysed(model, analyse(model, infer_shapes(model, bind_inputs(model, None, shapes)), **settings))
 
 
 def random_kept(analysis: ChannelAnalysis, seed: int, share: float = 0.5) -> BoolArray:

@@ -1,7 +1,15 @@
 """Which channels live and die together: labels, one rule per operator, groups."""
 
 from oamip_onnx.channels.analysis import analyse
-from oamip_onnx.channels.groups import ChannelAnalysis, ChannelGroup, Contraction, Pin, PinCode
+from oamip_onnx.channels.groups import (
+    ChannelAnalysis,
+    ChannelGroup,
+    Contraction,
+    Normalisation,
+    Pin,
+    PinCode,
+    TargetElement,
+)
 from oamip_onnx.channels.labels import FIXED, BoolArray, IntArray, Labels, lookup
 from oamip_onnx.channels.selection import select_units
 from oamip_onnx.channels.slicing import kept_indices, kept_shape, scatter_array, slice_array
@@ -14,8 +22,10 @@ __all__ = [
     "Contraction",
     "IntArray",
     "Labels",
+    "Normalisation",
     "Pin",
     "PinCode",
+    "TargetElement",
     "analyse",
     "kept_indices",
     "kept_shape",

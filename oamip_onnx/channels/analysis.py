@@ -9,10 +9,11 @@ from oamip_onnx.channels.labels import FIXED
 from oamip_onnx.channels.patterns import matching_tensors
 from oamip_onnx.channels.resolve import resolve
 from oamip_onnx.channels.rules import find_rule
-from oamip_onnx.channels.trace import Trace, node_label
+from oamip_onnx.channels.rules.pinned import pin_all
+from oamip_onnx.channels.rules.shape_values import select_sizes
+from oamip_onnx.channels.trace import Heads, Trace, node_label
 from oamip_onnx.errors import ModelError
-from oamip_onnx.model import Model, TensorType
-from oamip_onnx.model.canonical import captured_names
+from oamip_onnx.model import Model, TensorType, captured_names
 
 
 def analyse(
@@ -21,6 +22,8 @@ def analyse(
     *,
     ignore: Iterable[str] = (),
     only: Iterable[str] = (),
+    allow_inexact: bool = False,
+    heads: Heads = "whole",
 ) -> ChannelAnalysis:
     """Return the channel groups of a model, and why the other channels must stay.
 
@@ -31,9 +34,13 @@ def analyse(
     types
         Concrete types of its tensors (`infer_shapes`).
     ignore
-        Globs on node and tensor names whose channels stay.
+        Globs, or regular expressions behind ``re:``, on node and tensor names whose channels stay.
     only
-        Globs on node and tensor names; where given, every contraction that none matches stays.
+        The same; where given, every contraction that none matches stays.
+    allow_inexact
+        Whether channels under a normalisation over them may go: the narrower model normalises over those it keeps.
+    heads
+        Whether attention loses whole heads, or equally many dimensions of every head.
 
     Raises
     ------
@@ -42,14 +49,16 @@ def analyse(
     ModelError
         If a contraction's operands do not fit each other.
     """
-    trace = trace_labels(model, types)
+    trace = trace_labels(model, types, allow_inexact=allow_inexact, heads=heads)
     _apply_patterns(trace, list(ignore), list(only))
     return resolve(trace)
 
 
-def trace_labels(model: Model, types: Mapping[str, TensorType]) -> Trace:
+def trace_labels(
+    model: Model, types: Mapping[str, TensorType], *, allow_inexact: bool = False, heads: Heads = "whole"
+) -> Trace:
     """Run every node's rule over the graph, in order."""
-    trace = Trace(model, types)
+    trace = Trace(model, types, allow_inexact=allow_inexact, heads=heads)
     for index, node in enumerate(model.graph.node):
         _step(trace, index, node)
     for name in model.output_names:
@@ -63,29 +72,23 @@ def _step(trace: Trace, index: int, node: onnx.NodeProto) -> None:
         if name in trace.types:
             reason = f"A body of {where} uses this tensor."
             trace.pin_tensor(name, PinCode.CONTROL_FLOW, reason)
+    if any(name and name not in trace.types for name in [*node.input, *node.output]):
+        pin_all(trace, node, PinCode.NO_TENSOR, f"{where} handles sequences or optional values.")
+        return
     domain = "" if node.domain == "ai.onnx" else node.domain
     row = find_rule(node, trace.model.opsets.get(domain, 1))
-    if row is None:
-        _unknown(trace, node, where)
+    if select_sizes(trace, node):
         return
-    if row.family is not row.family.MOVEMENT:
+    if row is None or row.family is not row.family.MOVEMENT:
         _pin_sizes(trace, node, where)
+    if row is None:
+        # Never assumed to be elementwise.
+        pin_all(trace, node, PinCode.UNKNOWN_OPERATOR, f"{where} has no rule for channels.")
+        return
     try:
         row.propagate(trace, index, node)
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, StopIteration) as error:
         raise ModelError(f"The operands of {where} do not fit each other: {error}.") from error
-
-
-def _unknown(trace: Trace, node: onnx.NodeProto, where: str) -> None:
-    """Pin all that enters and leaves an operator without a rule: it is never assumed to be elementwise."""
-    reason = f"{where} has no rule for channels."
-    _pin_sizes(trace, node, where)
-    for name in node.input:
-        if name:
-            trace.pin_tensor(name, PinCode.UNKNOWN_OPERATOR, reason)
-    for name in node.output:
-        if name in trace.types:
-            trace.set(name, [])
 
 
 def _pin_sizes(trace: Trace, node: onnx.NodeProto, where: str) -> None:

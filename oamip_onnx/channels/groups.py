@@ -16,6 +16,8 @@ class PinCode(StrEnum):
     GRAPH_OUTPUT = "graph-output"
     FIXED_AXIS = "fixed-axis"
     UNKNOWN_OPERATOR = "unknown-operator"
+    PINNED_OPERATOR = "pinned-operator"
+    NO_TENSOR = "no-tensor"
     UNSUPPORTED_CASE = "unsupported-case"
     NORMALISATION = "normalisation"
     CONTROL_FLOW = "control-flow"
@@ -55,7 +57,7 @@ class ChannelGroup:
     exact
         Whether removal equals zeroing exactly; False for channels under a normalisation, opened on request.
     minimum_width
-        Fewest units that must stay.
+        Fewest units that must stay; 0 where the branch may vanish as a whole.
     """
 
     name: str
@@ -111,6 +113,53 @@ class Contraction:
 
 
 @dataclass(frozen=True)
+class Normalisation:
+    """A place where a statistic is taken over channels that may go on request: the removal there is inexact.
+
+    The narrower model takes the statistic over the kept channels; the masked model has to do the same.
+
+    Attributes
+    ----------
+    node
+        Position of the node in the graph.
+    units
+        Unit of each cell of the first operand, FIXED where none; broadcasts to its shape.
+    axes
+        The axes that the statistic is taken over.
+    """
+
+    node: int
+    units: IntArray
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TargetElement:
+    """An element of a computed shape operand that no longer holds when channels go.
+
+    Attributes
+    ----------
+    node, operand
+        Position of the node in the graph, and of the operand in the node.
+    element
+        Position in the operand.
+    axis
+        The output's axis that the element names.
+    inferred
+        Whether the element becomes -1 (its size depends on a dynamic dimension) instead of the axis's new size.
+    counts
+        Whether the element counts channels of another axis, so that it is wrong even where its own axis stays.
+    """
+
+    node: int
+    operand: int
+    element: int
+    axis: int
+    inferred: bool
+    counts: bool = False
+
+
+@dataclass(frozen=True)
 class ChannelAnalysis:
     """The channels of a whole model.
 
@@ -126,6 +175,10 @@ class ChannelAnalysis:
         Where channels end, in graph order.
     types
         Concrete type of every tensor, as traced.
+    normalisations
+        Where statistics are taken over channels that may go on request.
+    targets
+        Elements of computed shape operands that surgery has to replace.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -133,6 +186,8 @@ class ChannelAnalysis:
     labels: Mapping[str, Labels]
     contractions: tuple[Contraction, ...]
     types: Mapping[str, TensorType]
+    normalisations: tuple[Normalisation, ...] = ()
+    targets: tuple[TargetElement, ...] = ()
 
     @property
     def unit_count(self) -> int:

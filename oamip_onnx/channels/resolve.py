@@ -1,59 +1,32 @@
 """From a finished trace to units and groups."""
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from oamip_onnx.channels.groups import ChannelAnalysis, ChannelGroup, Contraction, Pin, PinCode
-from oamip_onnx.channels.labels import FIXED, BoolArray, IntArray, Labels, collapse, merge_factors
+from oamip_onnx.channels.blocks import find_blocks
+from oamip_onnx.channels.components import Components
+from oamip_onnx.channels.groups import ChannelAnalysis, ChannelGroup, Contraction, Normalisation, Pin, PinCode
+from oamip_onnx.channels.labels import FIXED, IntArray, Labels, collapse, merge_factors
 from oamip_onnx.channels.trace import Trace
 
 UintArray = np.ndarray[tuple[int, ...], np.dtype[np.uint64]]
 
 
-class _Components:
-    """Atoms tied by joins; each component with the pins that hold it, if any."""
-
-    def __init__(self, trace: Trace) -> None:
-        count = max(trace.atom_count, 1)
-        edges = np.concatenate(trace.joins, axis=1) if trace.joins else np.zeros((2, 0), dtype=np.int64)
-        matrix = coo_array((np.ones(edges.shape[1], dtype=np.int8), (edges[0], edges[1])), shape=(count, count))
-        self.count, found = connected_components(matrix, directed=False)
-        # FIXED is -1, the last entry of the lookup.
-        self.of_atom: IntArray = np.append(found.astype(np.int64), FIXED)
-        self.first_atom: IntArray = np.full(self.count, np.iinfo(np.int64).max)
-        np.minimum.at(self.first_atom, found, np.arange(count))
-        self.pins: dict[int, Pin] = {}
-        for atoms, pin in trace.pins:
-            self.pin(np.unique(self.of_atom[atoms]), pin)
-
-    def pin(self, components: IntArray, pin: Pin) -> None:
-        """Hold components; the first reason given stays."""
-        for component in components[components != FIXED]:
-            self.pins.setdefault(int(component), pin)
-
-    def pinned(self) -> BoolArray:
-        """Return whether each component is held."""
-        result = np.zeros(self.count, dtype=np.bool_)
-        result[list(self.pins)] = True
-        return result
-
-
 def resolve(trace: Trace) -> ChannelAnalysis:
     """Return groups, pins, unit labels and contractions of a finished trace."""
-    components = _Components(trace)
-    blocks, ties = _blocks(trace, components)
+    components = Components(trace)
+    blocks, ties = find_blocks(trace, components)
     while ties:
         # Each tie leaves fewer components, so that this ends.
         trace.joins.extend(ties)
-        components = _Components(trace)
-        blocks, ties = _blocks(trace, components)
+        components = Components(trace)
+        blocks, ties = find_blocks(trace, components)
     labels = {
         name: merge_factors(found.shape, (collapse(components.of_atom[f]) for f in found.factors))
         for name, found in trace.labels.items()
     }
-    _pin_split_groups(components, labels, blocks)
-    members = _members(trace, components, labels)
+    signatures = _pin_split_groups(components, labels, blocks)
+    members = _members(trace, components, labels, signatures)
+    inexact = {int(c) for n in trace.normalisations for c in np.unique(components.of_atom[n.units])}
     unit_of = np.full(components.count + 1, FIXED, dtype=np.int64)
     groups: list[ChannelGroup] = []
     total = 0
@@ -61,7 +34,8 @@ def resolve(trace: Trace) -> ChannelAnalysis:
         unit_of[found] = np.arange(total, total + len(found))
         block = _block_numbers(blocks, found)
         minimum = 1 if block is None else int(block.max()) + 1
-        groups.append(ChannelGroup("", (), total, len(found), block, minimum_width=minimum))
+        exact = inexact.isdisjoint(found.tolist())
+        groups.append(ChannelGroup("", (), total, len(found), block, exact, minimum))
         total += len(found)
     unit_labels = {
         name: merge_factors(found.shape, (collapse(unit_of[f]) for f in found.factors))
@@ -70,71 +44,51 @@ def resolve(trace: Trace) -> ChannelAnalysis:
     contractions = tuple(_with_units(c, components, unit_of) for c in trace.contractions)
     named = _name_groups(trace, groups, unit_labels)
     ends = tuple(c for c in contractions if bool((c.units != FIXED).any()))
-    return ChannelAnalysis(named, _report_pins(trace, components, labels), unit_labels, ends, trace.types)
+    normalisations = (Normalisation(n.node, unit_of[components.of_atom[n.units]], n.axes) for n in trace.normalisations)
+    return ChannelAnalysis(
+        named,
+        _report_pins(trace, components, labels),
+        unit_labels,
+        ends,
+        trace.types,
+        tuple(n for n in normalisations if bool((n.units != FIXED).any())),
+        tuple(trace.targets),
+    )
 
 
-def _with_units(contraction: Contraction, components: _Components, unit_of: IntArray) -> Contraction:
+def _with_units(contraction: Contraction, components: Components, unit_of: IntArray) -> Contraction:
     units = unit_of[components.of_atom[contraction.units]]
     return Contraction(contraction.node, contraction.operand, contraction.tensor, units, contraction.weight)
 
 
-def _blocks(trace: Trace, components: _Components) -> tuple[dict[int, tuple[int, int]], list[IntArray]]:
-    """Return (grid number, block number) of each component that a grid binds, and ties; pin those of impossible grids.
+def _pin_split_groups(
+    components: Components, labels: dict[str, Labels], blocks: dict[int, tuple[int, int]]
+) -> UintArray:
+    """Pin grids that some of a group's units lie outside of; return the signatures with the groups of a grid merged.
 
-    A second grid across a first one (a channel shuffle: blocks × positions, transposed) keeps equal counts both ways
-    if whole rows of the second go: those are the ties, to be joined before the grids are looked at again.
+    Queries, keys and values from one matrix lie on different axes and still need blocks of equal width: they are one
+    group.
     """
-    found: dict[int, tuple[int, int]] = {}
-    ties: list[IntArray] = []
-    seen: dict[bytes, int] = {}
-    for grid in trace.grids:
-        cells = np.sort(components.of_atom[grid.cells], axis=1)
-        pin = Pin(grid.tensor, PinCode.CONFLICTING_GRID, f"The split of {grid.tensor!r} needs blocks of equal width.")
-        if cells.shape[0] == 1 or bool((cells[:, :1] == cells).all()):
-            continue  # one row is free; rows of a single unit each go as wholes
-        rows = np.unique(cells, axis=0)
-        key = rows.tobytes()
-        if key in seen:
-            continue
-        number = seen.setdefault(key, len(seen))
-        free = rows[rows != FIXED]
-        unequal = len(np.unique((rows == FIXED).sum(axis=1))) > 1
-        if len(rows) == 1 and not unequal and len(np.unique(free)) == free.size:
-            continue  # the same units in every row
-        overlap = len(np.unique(free)) != free.size
-        bound = any(int(c) in found for c in free)
-        if bound and not unequal and not overlap and free.size == rows.size:
-            ties.append(components.first_atom[np.stack([rows[:, :-1].ravel(), rows[:, 1:].ravel()])])
-            continue
-        if unequal or overlap or bound:
-            components.pin(np.unique(free), pin)
-            continue
-        for block, row in enumerate(rows):
-            for component in row[row != FIXED]:
-                found[int(component)] = (number, block)
-    return found, ties
-
-
-def _pin_split_groups(components: _Components, labels: dict[str, Labels], blocks: dict[int, tuple[int, int]]) -> None:
-    """Pin grids whose units do not form one group: equal counts across groups are not expressed."""
+    by_grid: dict[int, list[int]] = {}
+    for component, (grid, _) in blocks.items():
+        by_grid.setdefault(grid, []).append(component)
     while True:
-        group_of = _signatures(components, labels)
-        by_grid: dict[int, list[int]] = {}
-        for component, (grid, _) in blocks.items():
-            by_grid.setdefault(grid, []).append(component)
+        signatures = _signatures(components, labels)
         changed = False
         for found in by_grid.values():
             held = [c for c in found if c in components.pins]
             if len(held) == len(found):
                 continue
-            signatures = {int(group_of[c]) for c in found}
-            whole = len(signatures) == 1 and int((group_of == group_of[found[0]]).sum()) == len(found)
-            if held or not whole:
-                reason = "Channels of several groups share blocks that need equal widths."
+            own = np.isin(signatures, signatures[found])
+            own[list(components.pins)] = False
+            if held or int(own.sum()) != len(found):
+                reason = "Some of these channels share blocks of equal width with channels that stay."
                 components.pin(np.array(found), Pin("", PinCode.CONFLICTING_GRID, reason))
                 changed = True
+            else:
+                signatures[found] = signatures[found[0]]
         if not changed:
-            return
+            return signatures
 
 
 def _block_numbers(blocks: dict[int, tuple[int, int]], members: IntArray) -> IntArray | None:
@@ -144,7 +98,7 @@ def _block_numbers(blocks: dict[int, tuple[int, int]], members: IntArray) -> Int
     return np.unique(numbers, return_inverse=True)[1].astype(np.int64)
 
 
-def _signatures(components: _Components, labels: dict[str, Labels]) -> UintArray:
+def _signatures(components: Components, labels: dict[str, Labels]) -> UintArray:
     """Return a number per component that is equal for components on the same set of axes."""
     generator = np.random.default_rng(0)
     signature = np.zeros(components.count, dtype=np.uint64)
@@ -156,9 +110,8 @@ def _signatures(components: _Components, labels: dict[str, Labels]) -> UintArray
     return signature
 
 
-def _members(trace: Trace, components: _Components, labels: dict[str, Labels]) -> list[IntArray]:
+def _members(trace: Trace, components: Components, labels: dict[str, Labels], signature: UintArray) -> list[IntArray]:
     """Return the components of each group that has something to remove, in the order in which channels appear."""
-    signature = _signatures(components, labels)
     pinned = components.pinned()
     produced: dict[int, None] = {}
     for name in trace.contracted:
@@ -193,7 +146,7 @@ def _name_groups(trace: Trace, groups: list[ChannelGroup], labels: dict[str, Lab
     )
 
 
-def _report_pins(trace: Trace, components: _Components, labels: dict[str, Labels]) -> tuple[Pin, ...]:
+def _report_pins(trace: Trace, components: Components, labels: dict[str, Labels]) -> tuple[Pin, ...]:
     """Return one pin per contraction output of which channels must stay."""
     pins = []
     for name in trace.contracted:

@@ -2,13 +2,19 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import onnx
 
-from oamip_onnx.channels.groups import Contraction, Pin, PinCode
+from oamip_onnx.channels.groups import Contraction, Normalisation, Pin, PinCode, TargetElement
 from oamip_onnx.channels.labels import FIXED, IntArray, Labels, collapse, merge_factors
-from oamip_onnx.model import Array, Model, TensorType
+from oamip_onnx.errors import OamipError
+from oamip_onnx.model import Array, KnownSizes, Model, Partial, TensorType, captured_names, infer_shapes, known_sizes
+
+Heads = Literal["whole", "dimension"]
+"""How sets of channels that are split into rows go: by whole rows (attention heads), or equally many of every row."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +34,34 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Blocks:
+    """The two sides of a grouped convolution, block by block.
+
+    Attributes
+    ----------
+    entering, leaving
+        Labels, shape (blocks, channels per block).
+    tensor
+        Where the blocks are, for the reason given if they cannot be kept.
+    """
+
+    entering: IntArray
+    leaving: IntArray
+    tensor: str
+
+
+@dataclass(frozen=True)
 class Sizes:
     """A tensor of sizes that come from Shape.
 
     Attributes
     ----------
-    values
-        The sizes as traced.
     measured
         For each element, which of the factors it counts, FIXED where it counts nothing that can shrink.
     factors
         The labels counted.
     """
 
-    values: IntArray
     measured: IntArray
     factors: tuple[IntArray, ...]
 
@@ -55,19 +75,72 @@ class Trace:
         The canonical model.
     types
         Concrete types of its tensors.
+    allow_inexact
+        Whether channels under a normalisation over them may go.
+    heads
+        Whether attention goes by whole heads or by head dimension.
     """
 
-    def __init__(self, model: Model, types: Mapping[str, TensorType]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        types: Mapping[str, TensorType],
+        *,
+        allow_inexact: bool = False,
+        heads: Heads = "whole",
+    ) -> None:
         self.model = model
         self.types = types
+        self.allow_inexact = allow_inexact
+        self.heads = heads
         self.labels: dict[str, Labels] = {}
         self.sizes: dict[str, Sizes] = {}
         self.joins: list[IntArray] = []
         self.pins: list[tuple[IntArray, Pin]] = []
         self.grids: list[Grid] = []
+        self.blocks: list[Blocks] = []
         self.contractions: list[Contraction] = []
         self.contracted: list[str] = []
+        self.normalisations: list[Normalisation] = []
+        self.targets: list[TargetElement] = []
         self.atom_count = 0
+        self._computed_parameters = _parameters(model)
+
+    @cached_property
+    def sizes_known(self) -> KnownSizes:
+        """What holds of computed sizes and of dimensions whatever the dynamic ones are."""
+        return known_sizes(self.model.proto)
+
+    @property
+    def known(self) -> Mapping[str, Partial]:
+        """What is known of small computed tensors, element by element."""
+        return self.sizes_known.elements
+
+    def is_dynamic(self, name: str, axis: int) -> bool:
+        """Return whether the size of a tensor's axis depends on a dynamic dimension of an input."""
+        dimensions = self.sizes_known.dimensions.get(name)
+        if self.is_parameter(name) or (dimensions is not None and dimensions[axis] is not None):
+            return False
+        return name not in self._doubled or self._doubled[name].shape[axis] != self.shape(name)[axis]
+
+    @cached_property
+    def _doubled(self) -> Mapping[str, TensorType]:
+        """Types with every dynamic dimension of the inputs twice as large; none where the model does not take them."""
+        shapes = {
+            value.name: [
+                dimension.dim_value or 2 * bound
+                for dimension, bound in zip(value.type.tensor_type.shape.dim, self.shape(value.name), strict=True)
+            ]
+            for value in self.model.graph.input
+        }
+        try:
+            return infer_shapes(self.model, shapes)
+        except OamipError:
+            return {}
+
+    def is_parameter(self, name: str) -> bool:
+        """Return whether a tensor is an initializer, or computed from initializers alone."""
+        return self.model.is_constant(name) or name in self._computed_parameters
 
     def fresh(self, shape: Sequence[int]) -> IntArray:
         """Return new atoms, one a cell."""
@@ -130,8 +203,25 @@ class Trace:
         if atoms.size:
             self.pins.append((np.unique(atoms), pin))
 
+    def shrinking(self, factor: IntArray) -> frozenset[int]:
+        """Return the axes along which a tensor gets shorter when cells of this factor go.
+
+        Where heads are pruned by dimension, rows (all axes but the last) stay and lose equally many cells each.
+        """
+        axes = axes_of(factor)
+        return frozenset({max(axes)} if self.heads == "dimension" and axes else axes)
+
+    def tie(self, factor: IntArray, axes: Iterable[int], pin: Pin) -> IntArray:
+        """Tie the cells along some axes, so that whole rows go; return the rows' labels, with size 1 there."""
+        chosen = set(axes)
+        row = factor[tuple(slice(0, 1) if a in chosen else slice(None) for a in range(factor.ndim))]
+        self.join(factor, row, pin)
+        return row
+
     def pin_tensor(self, name: str, code: PinCode, reason: str, *, axes: Iterable[int] | None = None) -> None:
         """Pin every label of a tensor, or those of the factors that depend on the given axes."""
+        if name not in self.types:
+            return  # a sequence or an optional value carries no labels
         chosen = None if axes is None else set(axes)
         for factor in self.of(name).factors:
             if chosen is None or chosen.intersection(a for a, s in enumerate(factor.shape) if s > 1):
@@ -154,9 +244,38 @@ class Trace:
         return factor.ravel()
 
     def contract(self, node: int, operand: int, units: IntArray, weight: int | None) -> None:
-        """Record that labels end at a data operand of a contraction."""
+        """Record that labels end at a data operand of a contraction.
+
+        Where they lie on an axis whose size depends on a dynamic dimension (batch · heads), no mask fits: they are
+        pinned.
+        """
         tensor = self.model.graph.node[node].input[operand]
+        if any(self.is_dynamic(tensor, axis) for axis in axes_of(units)):
+            where = node_label(self, node, self.model.graph.node[node])
+            reason = f"{where} contracts them on an axis whose size depends on a dynamic dimension."
+            self.pin(units.ravel(), Pin(tensor, PinCode.SHAPE_VALUE, reason))
+            return
         self.contractions.append(Contraction(node, operand, tensor, units, weight))
+
+
+def _parameters(model: Model) -> frozenset[str]:
+    """Return the tensors that nodes compute from initializers alone."""
+    found: set[str] = set()
+    for node in model.graph.node:
+        names = [name for name in node.input if name]
+        if (
+            names
+            and not captured_names(node)
+            and not node.op_type.startswith("Random")
+            and all(model.is_constant(name) or name in found for name in names)
+        ):
+            found.update(name for name in node.output if name)
+    return frozenset(found)
+
+
+def axes_of(factor: IntArray) -> set[int]:
+    """Return the axes that a factor's labels depend on."""
+    return {a for a, size in enumerate(factor.shape) if size > 1}
 
 
 def along(atoms: IntArray, axis: int, rank: int) -> IntArray:

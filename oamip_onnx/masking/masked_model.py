@@ -11,8 +11,9 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from oamip_onnx.channels import FIXED, ChannelAnalysis, Contraction
-from oamip_onnx.model import Array, Model, with_outputs
+from oamip_onnx.channels import FIXED, ChannelAnalysis, IntArray
+from oamip_onnx.masking.normalisations import Writer, write_out
+from oamip_onnx.model import Array, Model, replace_nodes, with_outputs
 from oamip_onnx.runtime import RuntimeOptions, Session
 
 MASK_INPUT = "oamip_mask"
@@ -24,52 +25,71 @@ def masked_proto(model: Model, analysis: ChannelAnalysis) -> onnx.ModelProto:
     proto.CopyFrom(model.proto)
     graph = proto.graph
     graph.input.append(helper.make_tensor_value_info(MASK_INPUT, TensorProto.FLOAT, [analysis.unit_count]))
-    head, before = _mask_nodes(graph, analysis)
+    one = numpy_helper.from_array(np.ones(1, np.float32), "oamip_mask_one")
+    graph.initializer.append(one)
+    head = [helper.make_node("Concat", [MASK_INPUT, one.name], ["oamip_mask_all"], axis=0)]
+    replaced = _normalisations(model, graph, analysis, head)
+    before = _mask_nodes(graph, analysis, head)
     nodes = [*head]
     for index, node in enumerate(graph.node):
         nodes.extend(before.get(index, []))
-        nodes.append(node)
-    copies = [onnx.NodeProto() for _ in nodes]
-    for copy, node in zip(copies, nodes, strict=True):
-        copy.CopyFrom(node)
-    del graph.node[:]
-    graph.node.extend(copies)
+        nodes.extend(replaced.get(index, [node]))
+    replace_nodes(graph, nodes)
     return proto
 
 
 def _mask_nodes(
-    graph: onnx.GraphProto, analysis: ChannelAnalysis
-) -> tuple[list[onnx.NodeProto], dict[int, list[onnx.NodeProto]]]:
-    """Point the contractions' operands at masked tensors; return the nodes for the front and those before each node."""
-    one = numpy_helper.from_array(np.ones(1, np.float32), "oamip_mask_one")
-    graph.initializer.append(one)
-    head = [helper.make_node("Concat", [MASK_INPUT, one.name], ["oamip_mask_all"], axis=0)]
+    graph: onnx.GraphProto, analysis: ChannelAnalysis, head: list[onnx.NodeProto]
+) -> dict[int, list[onnx.NodeProto]]:
+    """Point the contractions' operands at masked tensors; return the nodes before each contraction."""
     before: dict[int, list[onnx.NodeProto]] = {}
     masked: dict[tuple[str, bytes], str] = {}
     for contraction in analysis.contractions:
-        key = (contraction.tensor, contraction.units.tobytes())
+        key = (graph.node[contraction.node].input[contraction.operand], contraction.units.tobytes())
         if key not in masked:
             name = f"oamip_masked_{len(masked)}"
-            factors, multiply = _masking(graph, contraction, analysis, name)
-            head += factors
+            factor = _factor(graph, contraction.units, analysis, contraction.tensor, name, head)
+            multiply = helper.make_node("Mul", [key[0], factor], [name])
             before.setdefault(contraction.node, []).append(multiply)
             masked[key] = name
         graph.node[contraction.node].input[contraction.operand] = masked[key]
-    return head, before
+    return before
 
 
-def _masking(
-    graph: onnx.GraphProto, contraction: Contraction, analysis: ChannelAnalysis, name: str
-) -> tuple[list[onnx.NodeProto], onnx.NodeProto]:
-    cells = np.where(contraction.units == FIXED, analysis.unit_count, contraction.units)
+def _factor(
+    graph: onnx.GraphProto,
+    units: IntArray,
+    analysis: ChannelAnalysis,
+    tensor: str,
+    name: str,
+    head: list[onnx.NodeProto],
+) -> str:
+    """Add the 0/1 mask of some cells in a tensor's type; return its name."""
+    cells = np.where(units == FIXED, analysis.unit_count, units)
     graph.initializer.append(numpy_helper.from_array(cells.astype(np.int64), f"{name}_units"))
-    factor = f"{name}_factor"
-    nodes = [helper.make_node("Gather", ["oamip_mask_all", f"{name}_units"], [factor], axis=0)]
-    element_type = analysis.types[contraction.tensor].element_type
-    if element_type != TensorProto.FLOAT:
-        nodes.append(helper.make_node("Cast", [factor], [f"{factor}_cast"], to=element_type))
-        factor = f"{factor}_cast"
-    return nodes, helper.make_node("Mul", [contraction.tensor, factor], [name])
+    head.append(helper.make_node("Gather", ["oamip_mask_all", f"{name}_units"], [f"{name}_factor"], axis=0))
+    element_type = analysis.types[tensor].element_type
+    if element_type == TensorProto.FLOAT:
+        return f"{name}_factor"
+    head.append(helper.make_node("Cast", [f"{name}_factor"], [f"{name}_cast"], to=element_type))
+    return f"{name}_cast"
+
+
+def _normalisations(
+    model: Model, graph: onnx.GraphProto, analysis: ChannelAnalysis, head: list[onnx.NodeProto]
+) -> dict[int, list[onnx.NodeProto]]:
+    """Return the nodes that take the place of normalisations over channels that may go."""
+    replaced = {}
+    for number, normalisation in enumerate(analysis.normalisations):
+        node = model.graph.node[normalisation.node]
+        data = node.input[0]
+        name = f"oamip_normalised_{number}"
+        mask = _factor(graph, normalisation.units, analysis, data, name, head)
+        writer = Writer(name, model.opsets[""], analysis.types[data])
+        write_out(writer, node, data, mask, normalisation.axes)
+        graph.initializer.extend(writer.initializers)
+        replaced[normalisation.node] = writer.nodes
+    return replaced
 
 
 class MaskedSession:

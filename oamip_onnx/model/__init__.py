@@ -1,27 +1,35 @@
 """ONNX file ↔ model in memory: load, canonical form, shapes, costs, save."""
 
 from oamip_onnx.model.costs import CONTRACTIONS, Costs, count_costs, node_macs
+from oamip_onnx.model.graph import captured_names, replace_nodes
 from oamip_onnx.model.load import load_model
 from oamip_onnx.model.model import Array, Model, Use, attribute, int_attribute, ints_attribute
 from oamip_onnx.model.save import check_writable, save_model, write_text
 from oamip_onnx.model.shapes import TensorType, bind_inputs, infer_shapes, with_outputs
+from oamip_onnx.model.sizes import KnownSizes, Partial, known_sizes, run_node
 
 __all__ = [
     "CONTRACTIONS",
     "Array",
     "Costs",
+    "KnownSizes",
     "Model",
+    "Partial",
     "TensorType",
     "Use",
     "attribute",
     "bind_inputs",
+    "captured_names",
     "check_writable",
     "count_costs",
     "infer_shapes",
     "int_attribute",
     "ints_attribute",
+    "known_sizes",
     "load_model",
     "node_macs",
+    "replace_nodes",
+    "run_node",
     "save_model",
     "with_outputs",
     "write_text",

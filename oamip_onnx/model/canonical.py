@@ -1,4 +1,4 @@
-"""The canonical form: weights are initializers, initializers are not inputs, local functions are inlined.
+"""The canonical form: weights are initializers, initializers are not inputs, local functions inlined, sizes folded.
 
 Exporters hand over weights in many ways: in Constant nodes, through Identity or Transpose, as inputs with defaults.
 The stages behind this one see one way.
@@ -13,7 +13,9 @@ import onnx.inliner
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from oamip_onnx.model.graph import captured_names, remove_initializers, replace_nodes
 from oamip_onnx.model.model import Array
+from oamip_onnx.model.sizes import fold_sizes
 
 # Values below this size are folded even where the source is used elsewhere: copies of shape constants cost nothing.
 _SMALL_BYTES = 1 << 16
@@ -24,7 +26,6 @@ _FIRST_IR_WITH_FREE_INITIALIZERS = 4
 _FOLDABLE = {
     "Identity",
     "Transpose",
-    "Cast",
     "Reshape",
     "Squeeze",
     "Unsqueeze",
@@ -51,6 +52,10 @@ def canonicalise(source: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, .
         notes.append("Initializers that were also inputs are constants now.")
     _lift_constants(model.graph)
     _fold(model)
+    _remove_unread_initializers(model.graph)
+    folded = fold_sizes(model)
+    if folded:
+        notes.append(f"{folded} nodes that compute sizes which never change were folded into constants.")
     return model, tuple(notes)
 
 
@@ -64,6 +69,13 @@ def _initializers_leave_the_inputs(graph: onnx.GraphProto) -> bool:
     return True
 
 
+def _remove_unread_initializers(graph: onnx.GraphProto) -> None:
+    """Remove weights that nothing reads: they would count as parameters until surgery drops them."""
+    read = {name for node in graph.node for name in [*node.input, *captured_names(node)]}
+    read |= {output.name for output in graph.output}
+    remove_initializers(graph, {t.name for t in graph.initializer} - read)
+
+
 def _lift_constants(graph: onnx.GraphProto) -> None:
     kept = []
     for node in graph.node:
@@ -73,7 +85,7 @@ def _lift_constants(graph: onnx.GraphProto) -> None:
         else:
             tensor.name = node.output[0]
             graph.initializer.append(tensor)
-    _replace_nodes(graph, kept)
+    replace_nodes(graph, kept)
 
 
 def _constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
@@ -120,14 +132,11 @@ def _fold(model: onnx.ModelProto) -> None:
             kept.append(node)
     if not folded:
         return
-    _replace_nodes(graph, kept)
+    replace_nodes(graph, kept)
     needed = {name for node in kept for name in node.input} | captured | outputs
-    tensors = [t for name, t in constants.items() if name in needed]
-    copies = [onnx.TensorProto() for _ in tensors]
-    for copy, tensor in zip(copies, tensors, strict=True):
-        copy.CopyFrom(tensor)
-    del graph.initializer[:]
-    graph.initializer.extend(copies)
+    known = {t.name for t in graph.initializer}
+    graph.initializer.extend(t for name, t in constants.items() if name in needed and name not in known)
+    remove_initializers(graph, {name for name in constants if name not in needed})
 
 
 def _is_cheap(tensor: onnx.TensorProto, uses: int) -> bool:
@@ -142,24 +151,3 @@ def _evaluate(model: onnx.ModelProto, node: onnx.NodeProto, constants: dict[str,
     )
     (value,) = ReferenceEvaluator(function).run(None, feeds, attributes={})
     return numpy_helper.from_array(np.ascontiguousarray(value).reshape(np.shape(value)), node.output[0])
-
-
-def _replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    copies = [onnx.NodeProto() for _ in nodes]
-    for copy, node in zip(copies, nodes, strict=True):
-        copy.CopyFrom(node)
-    del graph.node[:]
-    graph.node.extend(copies)
-
-
-def captured_names(node: onnx.NodeProto) -> set[str]:
-    """Return the names that the bodies of a control-flow node take from the graph around them."""
-    names: set[str] = set()
-    for attribute in node.attribute:
-        for body in [attribute.g] * attribute.HasField("g") + list(attribute.graphs):
-            inside = {t.name for t in body.initializer} | {i.name for i in body.input}
-            inside.update(name for inner in body.node for name in inner.output)
-            taken = {name for inner in body.node for name in [*inner.input, *captured_names(inner)] if name}
-            taken.update(o.name for o in body.output)
-            names |= taken - inside
-    return names

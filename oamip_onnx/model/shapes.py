@@ -6,14 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from oamip_onnx.errors import DataError, ModelError, UsageError, closest
 from oamip_onnx.model.model import Array, Model
+from oamip_onnx.model.sizes import known_sizes
 from oamip_onnx.runtime import RuntimeOptions, Session
 
 # Tensors up to this size can be shapes, axes or split sizes that inference must see the values of.
 _SHAPE_VALUE_ELEMENTS = 1024
+
+# Each round writes the sizes that the shapes of the round before determine.
+_ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,9 @@ def infer_shapes(
 ) -> dict[str, TensorType]:
     """Return the type of every tensor of the main graph that carries numbers.
 
-    ONNX's own inference goes first, on a copy whose large weights are replaced by their types; what it leaves open is
-    read off one run in ONNX Runtime with `feeds` (zeros where there are none).
+    ONNX's own inference goes first, on a copy whose large weights are replaced by their types. Sizes that it
+    does not follow are computed from the shapes known so far, and what is still open is read off one run in ONNX
+    Runtime with `feeds` (zeros where there are none).
 
     Raises
     ------
@@ -89,23 +94,53 @@ def infer_shapes(
         If shapes contradict each other, or the model does not run on inputs of these shapes.
     """
     skeleton = _skeleton(model, input_shapes)
-    try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=True)
-    except onnx.shape_inference.InferenceError:
-        # Strict inference stops at the first operator it does not know; the lenient one goes on around it, and the
-        # run below raises where the model is really inconsistent.
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
-    types: dict[str, TensorType] = {}
-    for value in [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]:
-        tensor = value.type.tensor_type
-        if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
-            types[value.name] = TensorType(tuple(d.dim_value for d in tensor.shape.dim), tensor.elem_type)
+    types = _inferred(skeleton)
+    for _ in range(_ROUNDS):
+        if all(n in types for node in model.graph.node for n in node.output if n) or not _put_sizes(skeleton, types):
+            break
+        types |= _inferred(skeleton)
     for name, constant in model.initializers.items():
         types[name] = TensorType(tuple(constant.dims), constant.data_type)
     open_names = [n for node in model.graph.node for n in node.output if n and n not in types]
     if open_names:
         types |= _measured(model, open_names, types, input_shapes, feeds)
     return types
+
+
+def _inferred(skeleton: onnx.ModelProto) -> dict[str, TensorType]:
+    try:
+        inferred = onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError:
+        # Strict inference stops at the first operator it does not know; the lenient one goes on around it, and the
+        # run that measures what is left raises where the model is really inconsistent.
+        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+    types: dict[str, TensorType] = {}
+    for value in [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]:
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
+            types[value.name] = TensorType(tuple(d.dim_value for d in tensor.shape.dim), tensor.elem_type)
+    return types
+
+
+def _put_sizes(skeleton: onnx.ModelProto, types: Mapping[str, TensorType]) -> bool:
+    """Write computed sizes that are known at these shapes into the nodes that read them; return whether any was new.
+
+    ONNX's inference does not follow division, comparison or reduction of sizes.
+    """
+    protos = {n: helper.make_tensor_type_proto(t.element_type, list(t.shape)) for n, t in types.items()}
+    found = known_sizes(skeleton, protos).elements
+    written = {t.name for t in skeleton.graph.initializer}
+    changed = False
+    for node in skeleton.graph.node:
+        for position, name in enumerate(node.input):
+            if name not in written and name in found and found[name].complete:
+                constant = f"{name}.oamip_known"
+                if constant not in written:
+                    skeleton.graph.initializer.append(numpy_helper.from_array(found[name].values, constant))
+                    written.add(constant)
+                node.input[position] = constant
+                changed = True
+    return changed
 
 
 def _skeleton(model: Model, input_shapes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:

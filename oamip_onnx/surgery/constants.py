@@ -16,10 +16,10 @@ from oamip_onnx.model import Array, Model, int_attribute, ints_attribute
 
 @dataclass(frozen=True)
 class Rewrite:
-    """New values of a node's constant operands by position, and of its integer attributes by name."""
+    """New values of a node's constant operands by position, and of its integer attributes by name; None removes one."""
 
     operands: Mapping[int, Array]
-    attributes: Mapping[str, int | list[int]]
+    attributes: Mapping[str, int | list[int] | None]
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,36 @@ NO_CHANGE = Rewrite({}, {})
 
 
 def _convolution(around: Around) -> Rewrite:
+    """Blocks that went as wholes leave fewer groups; a depthwise convolution has as many as channels."""
     group = int_attribute(around.node, "group", 1)
-    data = around.node.input[0]
-    if group == 1 or group != around.before(data)[1]:
+    if group == 1:
         return NO_CHANGE
-    return Rewrite({}, {"group": around.after(data)[1]})  # depthwise: as many groups as channels
+    weight = around.after(around.node.input[1])
+    counted = around.node.output[0] if around.node.op_type == "ConvTranspose" else around.node.input[0]
+    after = around.after(counted)[1] // max(weight[1], 1)
+    return NO_CHANGE if after == group else Rewrite({}, {"group": after})
+
+
+def _recurrent(around: Around) -> Rewrite:
+    return Rewrite({}, {"hidden_size": around.after(around.node.input[2])[2]})
+
+
+def _group_normalisation(around: Around) -> Rewrite:
+    """Whole blocks go, so that a block keeps its width."""
+    groups = int_attribute(around.node, "num_groups", 1)
+    before, after = (shape[1] for shape in (around.before(around.node.input[0]), around.after(around.node.input[0])))
+    return Rewrite({}, {"num_groups": after * groups // before})
+
+
+def _attention(around: Around) -> Rewrite:
+    """Heads are counted by attributes where they are not an axis of their own."""
+    changed: dict[str, int | list[int] | None] = {}
+    for name, operand in (("q_num_heads", 0), ("kv_num_heads", 1)):
+        heads = int_attribute(around.node, name, 0)
+        data = around.node.input[operand]
+        if heads and len(around.before(data)) == 3:
+            changed[name] = around.after(data)[2] * heads // around.before(data)[2]
+    return Rewrite({}, changed)
 
 
 def _sizes(around: Around, operand: int) -> Rewrite:
@@ -107,7 +132,9 @@ def _split(around: Around) -> Rewrite:
         return NO_CHANGE
     if around.model.opsets[""] < 13:
         return Rewrite({}, {"split": after})
-    return Rewrite({1: np.array(after, dtype=np.int64)}, {})
+    # The parts are no longer equal, so that they are named instead of counted.
+    counted = {"num_outputs": None} if int_attribute(around.node, "num_outputs", 0) else {}
+    return Rewrite({1: np.array(after, dtype=np.int64)}, counted)
 
 
 def _slice(around: Around) -> Rewrite:
@@ -129,7 +156,7 @@ def _slice(around: Around) -> Rewrite:
         if len(kept) == size:
             continue
         positions = np.flatnonzero(np.isin(kept, chosen))
-        if abs(steps[i]) != 1 or len(positions) != around.after(out)[axis]:
+        if len(positions) != around.after(out)[axis]:
             raise ValueError(f"A slice with step {steps[i]} cannot be narrowed.")
         if steps[i] == 1:
             starts[i], ends[i] = (int(positions[0]), int(positions[-1]) + 1) if len(positions) else (0, 0)
@@ -183,11 +210,22 @@ def _expand(around: Around) -> Rewrite:
     return _sizes(around, 1)
 
 
+def _constant_of_shape(around: Around) -> Rewrite:
+    return _sizes(around, 0)
+
+
 REWRITERS: Mapping[str, Rewriter] = {
+    "Attention": _attention,
+    "ConstantOfShape": _constant_of_shape,
     "Conv": _convolution,
     "ConvTranspose": _convolution,
     "Expand": _expand,
+    "FusedConv": _convolution,
+    "GRU": _recurrent,
     "Gather": _gather,
+    "GroupNormalization": _group_normalisation,
+    "LSTM": _recurrent,
+    "RNN": _recurrent,
     "Reshape": _reshape,
     "Resize": _resize,
     "Slice": _slice,
@@ -197,7 +235,7 @@ REWRITERS: Mapping[str, Rewriter] = {
 
 def rewrite(model: Model, analysis: ChannelAnalysis, kept: BoolArray, node: onnx.NodeProto) -> Rewrite:
     """Return what must change in a node so that it works on the narrower tensors."""
-    rewriter = REWRITERS.get(node.op_type) if node.domain in {"", "ai.onnx"} else None
+    rewriter = REWRITERS.get(node.op_type) if node.domain in {"", "ai.onnx", "com.microsoft"} else None
     return NO_CHANGE if rewriter is None else rewriter(Around(model, analysis, kept, node))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from oamip_onnx.channels import BoolArray, ChannelAnalysis, slice_array
+from oamip_onnx.channels import BoolArray, ChannelAnalysis, Labels, TargetElement, kept_shape, slice_array
 from oamip_onnx.errors import ModelError
 from oamip_onnx.model import Array, Model
 from oamip_onnx.surgery.constants import rewrite, touches
@@ -50,26 +50,55 @@ def cut(
             tensor.shape, tensor.dtype = None, None
     for index, node in enumerate(model.graph.node):
         if touches(analysis, [*node.input, *node.output], kept):
-            _narrow(model, analysis, kept, graph, index)
+            _narrow(model, analysis, kept, graph.nodes[index], index)
+    _replace_elements(model, analysis, kept, graph)
     with _quiet():
         proto = gs.export_onnx(graph, do_type_check=False)
     return _restore(proto, model.proto, metadata or {})
 
 
-def _narrow(model: Model, analysis: ChannelAnalysis, kept: BoolArray, graph: gs.Graph, index: int) -> None:
-    node = graph.nodes[index]
+def _narrow(model: Model, analysis: ChannelAnalysis, kept: BoolArray, node: gs.Node, index: int) -> None:
     try:
         changes = rewrite(model, analysis, kept, model.graph.node[index])
     except ValueError as error:
         raise ModelError(f"The node {model.node_name(index)!r} cannot be narrowed: {error}") from error
     for name, value in changes.attributes.items():
-        node.attrs[name] = value
+        if value is None:
+            node.attrs.pop(name, None)
+        else:
+            node.attrs[name] = value
     for operand, values in changes.operands.items():
         constant = gs.Constant(f"oamip_{index}_{operand}", _contiguous(values))
         if operand < len(node.inputs):
             node.inputs[operand] = constant
         else:
             node.inputs.append(constant)
+
+
+def _replace_elements(model: Model, analysis: ChannelAnalysis, kept: BoolArray, graph: gs.Graph) -> None:
+    """Put a Where in front of computed shape operands of which some elements no longer hold."""
+    by_operand: dict[tuple[int, int], list[TargetElement]] = {}
+    for target in analysis.targets:
+        by_operand.setdefault((target.node, target.operand), []).append(target)
+    nodes = list(graph.nodes)
+    for (index, operand), targets in by_operand.items():
+        source = model.graph.node[index]
+        before = analysis.types[source.output[0]].shape
+        after = kept_shape(analysis.labels.get(source.output[0]) or Labels(before), kept)
+        changed = [t for t in targets if t.counts or after[t.axis] != before[t.axis]]
+        if not changed or not touches(analysis, [*source.input, *source.output], kept):
+            continue
+        length = analysis.types[source.input[operand]].shape[0]
+        replaced, values = np.zeros(length, dtype=np.bool_), np.zeros(length, dtype=np.int64)
+        for target in changed:
+            replaced[target.element] = True
+            values[target.element] = -1 if target.inferred else after[target.axis]
+        name = f"oamip_{index}_{operand}"
+        adjusted = gs.Variable(f"{name}_adjusted")
+        inputs = [gs.Constant(f"{name}_replaced", replaced), gs.Constant(f"{name}_values", values)]
+        where = gs.Node("Where", name, inputs=[*inputs, nodes[index].inputs[operand]], outputs=[adjusted])
+        graph.nodes.insert(graph.nodes.index(nodes[index]), where)
+        nodes[index].inputs[operand] = adjusted
 
 
 def _contiguous(values: Array) -> Array:
@@ -89,7 +118,11 @@ def _restore(proto: onnx.ModelProto, original: onnx.ModelProto, metadata: Mappin
         del values[:]
         values.extend(source)
     del graph.value_info[:]
-    for node, source_node in zip(graph.node, original.graph.node, strict=True):
+    sources = {tuple(node.output): node for node in original.graph.node}
+    for node in graph.node:
+        source_node = sources.get(tuple(node.output))
+        if source_node is None:
+            continue
         node.name = source_node.name
         if source_node.HasField("domain"):
             node.domain = source_node.domain

@@ -35,7 +35,11 @@ def segment_errors(
     """
     outputs = set(model.output_names)
     opened = [
-        node.output[0] for node in model.graph.node if node.op_type in CONTRACTIONS and node.output[0] not in outputs
+        name
+        for node in model.graph.node
+        if node.op_type in CONTRACTIONS
+        for name in node.output
+        if name and name not in outputs
     ]
     masked = MaskedSession(model, analysis, options, [*opened, *model.output_names])
     session = Session(_cut_open(cut, opened, analysis), options)

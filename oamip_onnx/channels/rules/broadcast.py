@@ -3,25 +3,34 @@
 Residual sums, gates, biases and batch norm need nothing else.
 """
 
+import math
+
 import onnx
 
 from oamip_onnx.channels.groups import Pin, PinCode
 from oamip_onnx.channels.labels import NOTHING, IntArray
 from oamip_onnx.channels.rules.registry import Family, rule
-from oamip_onnx.channels.trace import Trace, along, node_label
+from oamip_onnx.channels.trace import Trace, along, axes_of, node_label
+from oamip_onnx.model import int_attribute
 
 UNARY = (
-    "Abs Acos Acosh Asin Asinh Atan Atanh Cast Ceil Celu Clip Cos Cosh Dropout Elu Erf Exp Floor Gelu "
-    "HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink "
+    "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh Dropout Elu Erf Exp Floor "
+    "Gelu HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink "
     "Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu"
 ).split()
 
 BINARY = (
-    "Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or Pow PRelu Sub Sum Where Xor"
+    "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual "
+    "Less LessOrEqual Max Mean Min Mod Mul Or Pow PRelu Sub Sum Where Xor"
 ).split()
 
 
+# ONNX Runtime's own names for activations, written by its optimiser and its exporters.
+UNARY_MICROSOFT = ["FastGelu", "Gelu", "QuickGelu"]
+
+
 @rule(UNARY, Family.BROADCAST)
+@rule(UNARY_MICROSOFT, Family.BROADCAST, domain="com.microsoft")
 def pointwise(trace: Trace, index: int, node: onnx.NodeProto) -> None:
     """Pass the labels of the first operand on; further operands (the bounds of Clip) are scalars."""
     del index
@@ -31,6 +40,7 @@ def pointwise(trace: Trace, index: int, node: onnx.NodeProto) -> None:
 
 
 @rule(BINARY, Family.BROADCAST)
+@rule("BiasGelu", Family.BROADCAST, domain="com.microsoft")
 def broadcast(trace: Trace, index: int, node: onnx.NodeProto) -> None:
     """Join the operands of a broadcast operator."""
     out = node.output[0]
@@ -42,60 +52,90 @@ def join_operands(trace: Trace, names: list[str], shape: tuple[int, ...], where:
     """Join the labels of operands that broadcast to `shape`; return the factors of the result."""
     rank = len(shape)
     # Activations first, so that a parameter meets labels that are already split over axes.
-    names = sorted(names, key=trace.model.is_constant)
+    names = sorted(names, key=trace.is_parameter)
     result: list[IntArray] = []
     full_axes: set[int] = set()
     for position, name in enumerate(names):
         labels = trace.of(name)
         factors = [f.reshape((1,) * (rank - f.ndim) + f.shape) for f in labels.factors]
         own_full = {a + rank - len(labels.shape) for a, size in enumerate(labels.shape) if size > 1}
-        covered = {a for f in factors for a in _axes(f)}
-        fixed_here = own_full - covered
-        _pin_over(trace, result, fixed_here, names[0], name, where)
+        covered = {a for f in factors for a in axes_of(f)}
+        known_axes = {a for f in result for a in axes_of(f)}
+        result = _free_of(trace, result, own_full - covered, names[0], name, where)
         if position:
-            _pin_over(trace, factors, full_axes - {a for f in result for a in _axes(f)}, name, names[0], where)
+            factors = _free_of(trace, factors, full_axes - known_axes, name, names[0], where)
         for factor in factors:
-            result = _merge(trace, result, factor, name, where, is_parameter=trace.model.is_constant(name))
+            result = _merge(trace, result, factor, name, where, is_parameter=trace.is_parameter(name))
         full_axes |= own_full
     return result
 
 
-def _axes(factor: IntArray) -> set[int]:
-    return {a for a, size in enumerate(factor.shape) if size > 1}
-
-
-def _pin_over(trace: Trace, factors: list[IntArray], axes: set[int], name: str, other: str, where: str) -> None:
-    """Pin factors that depend on an axis along which the other operand is full and cannot shrink."""
+def _free_of(
+    trace: Trace, factors: list[IntArray], axes: set[int], name: str, other: str, where: str
+) -> list[IntArray]:
+    """Pin factors that depend on an axis along which the other operand is full and cannot shrink; return the rest."""
+    free = []
     for factor in factors:
-        if _axes(factor) & axes:
+        if trace.shrinking(factor) & axes:
             reason = f"{where} combines these channels with {other!r}, which cannot be narrowed along that axis."
             trace.pin(factor.ravel(), Pin(name, PinCode.FIXED_AXIS, reason))
+        else:
+            free.append(factor)
+    return free
 
 
 def _merge(
     trace: Trace, result: list[IntArray], factor: IntArray, name: str, where: str, *, is_parameter: bool
 ) -> list[IntArray]:
     """Add one operand's factor to those of the operands before it."""
-    axes = _axes(factor)
+    axes = axes_of(factor)
     merged = []
     absorbed = False
     for known in result:
-        shared = _axes(known) & axes
+        shared = axes_of(known) & axes
         pin = Pin(name, PinCode.FIXED_AXIS, f"{where} combines these channels with some that cannot be removed.")
-        if not shared:
+        if not shared or not (trace.shrinking(known) | trace.shrinking(factor)) & shared:
             merged.append(known)
-        elif is_parameter and axes < _axes(known):
-            # A parameter along one axis of a split (heads × width) is shared by all rows: it stays whole, rows go.
-            trace.pin(factor.ravel(), pin)
-            row = known[tuple(slice(0, 1) if a in axes else slice(None) for a in range(known.ndim))]
-            trace.join(known, row, pin)
-            merged.append(row)
+        elif is_parameter and axes < axes_of(known) and trace.heads == "whole":
+            if max(axes_of(known)) in axes:
+                # A parameter along the width of a split (heads × width) is shared by all rows: it stays, rows go.
+                trace.pin(factor.ravel(), pin)
+                merged.append(trace.tie(known, axes, pin))
+            else:
+                row = trace.tie(known, axes_of(known) - axes, pin)
+                trace.join(row, factor, pin)
+                merged.append(row)
             absorbed = True
         else:
             trace.join(known, factor, pin)
-            merged.append(known if len(_axes(known)) >= len(axes) else factor)
+            merged.append(known if len(axes_of(known)) >= len(axes) else factor)
             absorbed = True
     return merged if absorbed else [*merged, factor]
+
+
+@rule(["QuantizeLinear", "DequantizeLinear"], Family.BROADCAST)
+def quantise(trace: Trace, index: int, node: onnx.NodeProto) -> None:
+    """Join scales and zero points, one a channel or one in all, with the data's axis."""
+    data, scale, out = node.input[0], node.input[1], node.output[0]
+    rank = len(trace.shape(data))
+    where = node_label(trace, index, node)
+    if int_attribute(node, "block_size", 0) or len(trace.shape(scale)) > 1:
+        for name in node.input:
+            trace.pin_tensor(name, PinCode.UNSUPPORTED_CASE, f"{where} quantises in blocks.")
+        trace.set(out, [])
+        return
+    factors = list(trace.of(data).factors)
+    if math.prod(trace.shape(scale)) > 1:
+        axis = int_attribute(node, "axis", 1) % rank
+        channels = trace.of(data).factor_over(axis)
+        pin = Pin(data, PinCode.FIXED_AXIS, f"{where} has scales that cannot be narrowed.")
+        for name in node.input[1:3]:
+            own = trace.of(name).factor_over(0) if name else None
+            if own is not None:
+                trace.join(along(own.ravel(), axis, rank), NOTHING if channels is None else channels, pin)
+            elif name and channels is not None:
+                trace.pin(channels.ravel(), pin)
+    trace.set(out, factors)
 
 
 @rule("BatchNormalization", Family.BROADCAST)
@@ -111,7 +151,7 @@ def batch_normalisation(trace: Trace, index: int, node: onnx.NodeProto) -> None:
         for factor in parameter.factors:
             pin = Pin(data, PinCode.FIXED_AXIS, f"{where} normalises channels of which some cannot be removed.")
             trace.join(along(factor.ravel(), 1, rank), NOTHING if channels is None else channels, pin)
-        if not trace.model.is_constant(name) and channels is not None:
+        if not trace.is_parameter(name) and channels is not None:
             trace.pin_tensor(data, PinCode.UNSUPPORTED_CASE, f"{where} takes its parameter {name!r} from the graph.")
     trace.set(out, factors)
     for extra in node.output[1:]:

@@ -1,43 +1,29 @@
-"""Movement rules: the node is run once on labels, and each output cell's label is read off.
-
-Shape values are followed by the same run: the elements of a Shape output carry the axis that they measure, as long as
-they only move until they reach the target of a Reshape or the like.
-"""
-
-from collections.abc import Callable
+"""Movement rules: the node is run once on labels, and each output cell's label is read off."""
 
 import numpy as np
 import onnx
-from onnx.reference import ReferenceEvaluator
 
 from oamip_onnx.channels.groups import Pin, PinCode
 from oamip_onnx.channels.labels import FIXED, NOTHING, IntArray, collapse
 from oamip_onnx.channels.rules.registry import Family, rule
-from oamip_onnx.channels.trace import Sizes, Trace, node_label
+from oamip_onnx.channels.rules.shape_values import check_target, concat_sizes, copies, moves_sizes
+from oamip_onnx.channels.trace import Sizes, Trace, axes_of, node_label
 from oamip_onnx.errors import ModelError
-from oamip_onnx.model import attribute, int_attribute, ints_attribute
+from oamip_onnx.model import Array, attribute, int_attribute, ints_attribute, run_node
 
 
-def run_on(node: onnx.NodeProto, operands: list[IntArray | None], opset: int) -> list[IntArray]:
-    """Return the outputs of one node of the standard domain for integer operands; None stands for an absent one.
+def run_on(node: onnx.NodeProto, operands: list[Array | None], opset: int) -> list[Array]:
+    """Return the outputs of one node of the standard domain; None stands for an absent operand.
 
     Raises
     ------
     ModelError
         If the reference evaluator refuses the node.
     """
-    feeds = {f"operand{i}": value for i, value in enumerate(operands) if value is not None}
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    del copy.input[:]
-    copy.input.extend("" if value is None else f"operand{i}" for i, value in enumerate(operands))
-    function = onnx.helper.make_function(
-        "oamip", "run", list(feeds), list(copy.output), [copy], [onnx.helper.make_opsetid("", opset)]
-    )
-    try:
-        return [np.asarray(v) for v in ReferenceEvaluator(function).run(None, feeds, attributes={})]
-    except Exception as error:
-        raise ModelError(f"The node {node.op_type} {node.name!r} cannot be evaluated: {error}") from error
+    results = run_node(node, operands, opset)
+    if results is None:
+        raise ModelError(f"The node {node.op_type} {node.name!r} cannot be evaluated; its parameters do not fit.")
+    return results
 
 
 def _full(factor: IntArray, shape: tuple[int, ...]) -> IntArray:
@@ -48,38 +34,34 @@ def _full(factor: IntArray, shape: tuple[int, ...]) -> IntArray:
 def reshape(trace: Trace, index: int, node: onnx.NodeProto) -> None:
     """Lay the labels out in the output's shape."""
     data, out = node.input[0], node.output[0]
-    if _moves_sizes(trace, node, lambda sizes: sizes.reshape(trace.shape(out))):
+    if moves_sizes(trace, node, lambda sizes: sizes.reshape(trace.shape(out))):
         return
     before, after = trace.shape(data), trace.shape(out)
     factors = [collapse(_full(f, before).reshape(after)) for f in trace.of(data).factors]
     trace.set(out, factors)
     if node.op_type == "Reshape":
-        _check_target(trace, index, node)
+        check_target(trace, index, node, 1)
 
 
-def _check_target(trace: Trace, index: int, node: onnx.NodeProto) -> None:
-    """Pin where a computed target counts channels that end up on another axis than the one they were counted on."""
-    target, out = node.input[1], node.output[0]
-    where = node_label(trace, index, node)
-    if trace.model.is_constant(target):
+@rule("ConstantOfShape", Family.MOVEMENT)
+def filled(trace: Trace, index: int, node: onnx.NodeProto) -> None:
+    """Fill a tensor with one value: it can be narrowed along every axis whose size does not depend on dynamic ones."""
+    trace.set(node.output[0], copies(trace, node.input[0], trace.shape(node.output[0])))
+    check_target(trace, index, node, 0)
+
+
+@rule("Expand", Family.MOVEMENT)
+def expand(trace: Trace, index: int, node: onnx.NodeProto) -> None:
+    """Broadcast to a target: labels pass, and copies along a new axis can go freely."""
+    data, target, out = node.input[0], node.input[1], node.output[0]
+    shape, before = trace.shape(out), trace.shape(data)
+    if moves_sizes(trace, node, lambda sizes: np.broadcast_to(sizes, shape)):
         return
-    sizes = trace.sizes.get(target)
-    if sizes is None:
-        # A target from elsewhere (an input, arithmetic) fixes the sizes that it names.
-        trace.pin_tensor(out, PinCode.SHAPE_VALUE, f"{where} takes its target from the graph.")
-        return
-    labels = trace.of(out)
-    for axis, (value, number) in enumerate(zip(sizes.values.ravel(), sizes.measured.ravel(), strict=True)):
-        there = labels.factor_over(axis)
-        if number != FIXED:
-            counted = sizes.factors[number]
-            if there is None or there.size != counted.size or not bool((there.ravel() == counted.ravel()).all()):
-                reason = f"{where} computes its target from the number of channels."
-                trace.pin(counted.ravel(), Pin(out, PinCode.SHAPE_VALUE, reason))
-                trace.pin_tensor(out, PinCode.SHAPE_VALUE, reason)
-        elif there is not None and value != -1:
-            reason = f"{where} has a computed target that names the number of channels."
-            trace.pin(there.ravel(), Pin(out, PinCode.SHAPE_VALUE, reason))
+    offset = len(shape) - len(before)
+    factors = [f.reshape((1,) * offset + f.shape) for f in trace.of(data).factors]
+    long = [a + offset for a, size in enumerate(before) if size > 1]
+    trace.set(out, [*factors, *copies(trace, target, shape, long)])
+    check_target(trace, index, node, 1)
 
 
 @rule("Transpose", Family.MOVEMENT)
@@ -95,7 +77,7 @@ def transpose(trace: Trace, index: int, node: onnx.NodeProto) -> None:
 def concat(trace: Trace, index: int, node: onnx.NodeProto) -> None:
     """Lay labels one behind the other along the axis; along all others the operands are joined."""
     out = node.output[0]
-    if _concat_sizes(trace, node):
+    if concat_sizes(trace, node):
         return
     shape = trace.shape(out)
     axis = int_attribute(node, "axis", 1) % len(shape)
@@ -113,7 +95,7 @@ def concat(trace: Trace, index: int, node: onnx.NodeProto) -> None:
             for factor in others:
                 if _share(known, factor):
                     trace.join(known, factor, pin)
-            if known not in covered and not any(known is c for c in covered):
+            if not any(known is c for c in covered):
                 trace.pin(known.ravel(), pin)
         if position:
             for factor in uncovered:
@@ -136,41 +118,115 @@ def _laid_out(trace: Trace, node: onnx.NodeProto, axis: int, laid: list[list[Int
     parts = []
     for name, factors in zip(node.input, laid, strict=True):
         shape = [trace.shape(name)[a] if a == axis else sizes[a] for a in range(rank)]
+        # Two factors over one axis (a part inside a split of it) are more than this can lay out: the others stay.
+        for crossing in factors[1:]:
+            reason = f"These channels cross others that {node.op_type} lays out along one axis."
+            trace.pin(crossing.ravel(), Pin(name, PinCode.MOVEMENT, reason))
         factor = factors[0] if factors else NOTHING
         parts.append(np.broadcast_to(factor, shape))
     return [np.concatenate(parts, axis=axis)]
 
 
-@rule(["Split", "Slice", "Expand", "Tile", "Pad", "DepthToSpace", "SpaceToDepth"], Family.MOVEMENT)
+@rule(["Split", "Slice", "Tile", "Pad", "DepthToSpace", "SpaceToDepth"], Family.MOVEMENT)
 def rearrange(trace: Trace, index: int, node: onnx.NodeProto) -> None:
     """Run the node on the labels of its first operand; new cells (padding) are fixed."""
     data = node.input[0]
     opset = trace.model.opsets[""]
     constants = [trace.constant(name) for name in node.input[1:]]
-    where = node_label(trace, index, node)
     if any(value is None and name for value, name in zip(constants, node.input[1:], strict=True)):
-        trace.pin_tensor(data, PinCode.SHAPE_VALUE, f"{where} takes its parameters from the graph.")
-        for name in node.output:
-            trace.set(name, [])
+        _changed_axes_stay(trace, index, node)
         return
-    parameters: list[IntArray | None] = [None if v is None else np.asarray(v) for v in constants]
+    parameters: list[Array | None] = [None if v is None else np.asarray(v) for v in constants]
     if node.op_type == "Pad" and len(parameters) > 1:
         parameters[1] = None  # labels are filled with zeros, whatever the data are
-    if _moves_sizes(trace, node, lambda sizes: run_on(node, [sizes, *parameters], opset)[0]):
+    if moves_sizes(trace, node, lambda sizes: run_on(node, [sizes, *parameters], opset)[0]):
         return
-    if node.op_type == "Pad" and attribute(node, "mode", "constant") != "constant":
-        changed = [
-            a for a, (b, c) in enumerate(zip(trace.shape(data), trace.shape(node.output[0]), strict=True)) if b != c
-        ]
-        trace.pin_tensor(data, PinCode.MOVEMENT, f"{where} mirrors along this axis.", axes=changed)
+    _pin_irregular(trace, index, node)
     moved: list[list[IntArray]] = [[] for _ in node.output]
     for factor in trace.of(data).factors:
+        if not axes_of(factor) & _moving_axes(trace, node):
+            for collected in moved:
+                collected.append(factor)
+            continue
         # Shifted by one, so that the zeros of padding come back as FIXED.
         results = run_on(node, [_full(factor, trace.shape(data)) + 1, *parameters], opset)
         for collected, result in zip(moved, results, strict=True):
-            collected.append(collapse(result - 1))
+            collected.append(collapse(np.asarray(result, dtype=np.int64) - 1))
     for name, factors in zip(node.output, moved, strict=True):
         trace.set(name, factors)
+
+
+def _pin_irregular(trace: Trace, index: int, node: onnx.NodeProto) -> None:
+    """Pin axes along which the cells that arrive depend on how many there are."""
+    where = node_label(trace, index, node)
+    if node.op_type == "Pad" and attribute(node, "mode", "constant") != "constant":
+        axes = _changed_axes(trace, node)
+        trace.pin_tensor(node.input[0], PinCode.MOVEMENT, f"{where} mirrors along this axis.", axes=axes)
+    if node.op_type == "Slice":
+        axes = _strided(trace, node)
+        trace.pin_tensor(node.input[0], PinCode.MOVEMENT, f"{where} skips cells along this axis.", axes=axes)
+
+
+def _moving_axes(trace: Trace, node: onnx.NodeProto) -> set[int]:
+    """Return the axes along which cells move; along all others a factor passes as it is."""
+    rank = len(trace.shape(node.input[0]))
+    if node.op_type in {"DepthToSpace", "SpaceToDepth"}:
+        return set(range(rank))
+    if node.op_type == "Split":
+        return {int_attribute(node, "axis", 0) % rank}
+    if node.op_type == "Slice":
+        axes = trace.constant(node.input[3]) if len(node.input) > 3 and node.input[3] else None
+        listed = ints_attribute(node, "axes") if axes is None else [int(a) for a in axes.ravel()]
+        return set(range(rank)) if listed is None else {a % rank for a in listed}
+    return _changed_axes(trace, node)
+
+
+def _strided(trace: Trace, node: onnx.NodeProto) -> set[int]:
+    """Return the axes of a Slice whose step is neither 1 nor -1: what it picks depends on what went before."""
+    steps = trace.constant(node.input[4]) if len(node.input) > 4 else None
+    if steps is None:
+        return set()
+    axes = trace.constant(node.input[3]) if node.input[3] else None
+    chosen = np.arange(steps.size) if axes is None else axes.ravel()
+    rank = len(trace.shape(node.input[0]))
+    return {int(a) % rank for a, step in zip(chosen, steps.ravel(), strict=True) if abs(int(step)) > 1}
+
+
+def _changed_axes(trace: Trace, node: onnx.NodeProto) -> set[int]:
+    before, after = trace.shape(node.input[0]), trace.shape(node.output[0])
+    return {a for a, (b, c) in enumerate(zip(before, after, strict=True)) if b != c}
+
+
+def _changed_axes_stay(trace: Trace, index: int, node: onnx.NodeProto) -> None:
+    """Follow a movement by computed parameters: labels pass along axes that it provably leaves alone."""
+    data = node.input[0]
+    where = node_label(trace, index, node)
+    rank = len(trace.shape(data))
+    axes = set(range(rank))
+    if node.op_type == "Split":
+        axes = {int_attribute(node, "axis", 0) % rank}
+    elif node.op_type == "Slice":
+        chosen = [trace.constant(name) for name in node.input[3:4] if name]
+        axes = {int(a) % rank for c in chosen if c is not None for a in c.ravel()} or axes
+    elif node.op_type in {"Pad", "Tile"}:
+        axes = {a for a in range(rank) if not _is_left_alone(trace, node, a, rank)}
+    if moves_sizes(trace, node, None):
+        return
+    trace.pin_tensor(data, PinCode.SHAPE_VALUE, f"{where} takes its parameters from the graph.", axes=axes)
+    factors = [f for f in trace.of(data).factors if all(f.shape[a] == 1 for a in axes)]
+    for name in node.output:
+        trace.set(name, factors)
+
+
+def _is_left_alone(trace: Trace, node: onnx.NodeProto, axis: int, rank: int) -> bool:
+    """Return whether the computed pads or repeats of an axis are known to be none."""
+    known = trace.known.get(node.input[1])
+    if known is None or len(node.input) > 3:
+        return False
+    if node.op_type == "Tile":
+        return bool(known.known[axis]) and int(known.values[axis]) == 1
+    both = [axis, axis + rank]
+    return bool(known.known[both].all()) and not bool(known.values[both].any())
 
 
 @rule("Gather", Family.MOVEMENT)
@@ -181,8 +237,11 @@ def gather(trace: Trace, index: int, node: onnx.NodeProto) -> None:
     axis = int_attribute(node, "axis", 0) % len(shape)
     indices = trace.constant(chosen)
     if indices is not None:
-        if _moves_sizes(trace, node, lambda sizes: np.take(sizes, indices.astype(np.int64), axis=axis)):
+        if moves_sizes(trace, node, lambda sizes: np.take(sizes, indices.astype(np.int64), axis=axis)):
             return
+        if indices.ndim > 1:
+            where = node_label(trace, index, node)
+            trace.pin_tensor(data, PinCode.MOVEMENT, f"{where} spreads this axis over several.", axes=[axis])
         results = []
         for factor in trace.of(data).factors:
             opened = [shape[a] if a == axis else factor.shape[a] for a in range(len(shape))]
@@ -192,6 +251,8 @@ def gather(trace: Trace, index: int, node: onnx.NodeProto) -> None:
     where = node_label(trace, index, node)
     trace.pin_tensor(data, PinCode.FIXED_AXIS, f"{where} looks rows up along this axis.", axes=[axis])
     trace.pin_tensor(chosen, PinCode.UNSUPPORTED_CASE, f"{where} uses it as indices.")
+    if trace.is_parameter(data):
+        trace.contracted.append(out)  # an embedding makes channels as a contraction does
     between = (1,) * len(trace.shape(chosen))
     rest = [f for f in trace.of(data).factors if f.shape[axis] == 1]
     trace.set(out, [f.reshape(f.shape[:axis] + between + f.shape[axis + 1 :]) for f in rest])
@@ -212,46 +273,5 @@ def shape_of(trace: Trace, index: int, node: onnx.NodeProto) -> None:
             measured[axis] = len(factors)
             factors.append(factor)
     part = slice(int_attribute(node, "start", 0), int_attribute(node, "end", rank))
-    values = np.array(labels.shape, dtype=np.int64)
-    trace.sizes[out] = Sizes(values[part], measured[part], tuple(factors))
+    trace.sizes[out] = Sizes(measured[part], tuple(factors))
     trace.set(out, [])
-
-
-def _moves_sizes(trace: Trace, node: onnx.NodeProto, move: Callable[[IntArray], IntArray]) -> bool:
-    """Carry measured sizes through a movement; return whether the operand holds any."""
-    data = node.input[0]
-    if data not in trace.sizes:
-        return False
-    sizes = trace.sizes[data]
-    if len(node.output) > 1:
-        for factor in sizes.factors:
-            trace.pin(factor.ravel(), Pin(data, PinCode.SHAPE_VALUE, "The number of channels is split from a shape."))
-        for name in node.output:
-            trace.set(name, [])
-        return True
-    (out,) = node.output
-    # Shifted by one, as labels are, so that padding comes back as FIXED.
-    trace.sizes[out] = Sizes(move(sizes.values), move(sizes.measured + 1) - 1, sizes.factors)
-    trace.set(out, [])
-    return True
-
-
-def _concat_sizes(trace: Trace, node: onnx.NodeProto) -> bool:
-    """Lay measured sizes beside constant ones; a part of unknown value measures nothing and is no size."""
-    if not any(name in trace.sizes for name in node.input):
-        return False
-    values, measured = [], []
-    factors: tuple[IntArray, ...] = ()
-    for name in node.input:
-        sizes = trace.sizes.get(name)
-        if sizes is None:
-            constant = trace.constant(name)
-            known = np.zeros(trace.shape(name)) if constant is None else constant
-            sizes = Sizes(known.astype(np.int64), np.full(known.shape, FIXED, dtype=np.int64), ())
-        values.append(sizes.values)
-        measured.append(np.where(sizes.measured == FIXED, FIXED, sizes.measured + len(factors)))
-        factors += sizes.factors
-    out, axis = node.output[0], int_attribute(node, "axis", 0)
-    trace.sizes[out] = Sizes(np.concatenate(values, axis=axis), np.concatenate(measured, axis=axis), factors)
-    trace.set(out, [])
-    return True

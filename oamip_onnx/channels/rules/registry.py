@@ -16,6 +16,7 @@ class Family(StrEnum):
     BROADCAST = "broadcast"
     MOVEMENT = "movement"
     REDUCTION = "reduction"
+    PINNED = "pinned"
 
 
 Propagate = Callable[[Trace, int, onnx.NodeProto], None]
@@ -31,11 +32,13 @@ class Rule:
     domain, op_type
         The operator; the standard domain is the empty string.
     family
-        Which of the four families it belongs to.
+        Which family it belongs to.
     propagate
         What it does to labels.
     since, until
         First and last opset of its domain for which the row holds; None is open.
+    reason
+        For pinned operators, why the channels that touch them stay.
     """
 
     domain: str
@@ -44,20 +47,27 @@ class Rule:
     propagate: Propagate
     since: int = 1
     until: int | None = None
+    reason: str = ""
 
 
 _TABLE: dict[tuple[str, str], list[Rule]] = {}
 
 
 def rule(
-    op_types: str | Iterable[str], family: Family, *, domain: str = "", since: int = 1, until: int | None = None
+    op_types: str | Iterable[str],
+    family: Family,
+    *,
+    domain: str = "",
+    since: int = 1,
+    until: int | None = None,
+    reason: str = "",
 ) -> Callable[[Propagate], Propagate]:
     """Return a decorator that registers a function for one operator or several."""
     names = [op_types] if isinstance(op_types, str) else list(op_types)
 
     def register(propagate: Propagate) -> Propagate:
         for name in names:
-            _TABLE.setdefault((domain, name), []).append(Rule(domain, name, family, propagate, since, until))
+            _TABLE.setdefault((domain, name), []).append(Rule(domain, name, family, propagate, since, until, reason))
         return propagate
 
     return register
@@ -73,5 +83,5 @@ def find_rule(node: onnx.NodeProto, opset: int) -> Rule | None:
 
 
 def all_rules() -> list[Rule]:
-    """Return every row, sorted by domain and operator."""
-    return [row for key in sorted(_TABLE) for row in _TABLE[key]]
+    """Return every row, sorted by domain, operator and opset."""
+    return [row for key in sorted(_TABLE) for row in sorted(_TABLE[key], key=lambda r: r.since)]

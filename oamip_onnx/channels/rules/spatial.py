@@ -4,6 +4,7 @@ import onnx
 
 from oamip_onnx.channels.groups import PinCode
 from oamip_onnx.channels.rules.registry import Family, rule
+from oamip_onnx.channels.rules.shape_values import check_target
 from oamip_onnx.channels.trace import Trace, node_label
 
 
@@ -32,9 +33,13 @@ def resize(trace: Trace, index: int, node: onnx.NodeProto) -> None:
     where = node_label(trace, index, node)
     changed = [a for a, (b, c) in enumerate(zip(before, after, strict=True)) if b != c]
     trace.pin_tensor(data, PinCode.FIXED_AXIS, f"{where} interpolates along this axis.", axes=changed)
-    factors = [f for f in trace.of(data).factors if all(f.shape[a] == 1 for a in changed)]
-    sizes = node.input[3] if len(node.input) > 3 else ""
-    if sizes and not trace.model.is_constant(sizes):
-        trace.pin_tensor(data, PinCode.SHAPE_VALUE, f"{where} computes its output size from the graph.")
-        factors = []
-    trace.set(out, factors)
+    trace.set(out, [f for f in trace.of(data).factors if all(f.shape[a] == 1 for a in changed)])
+    for operand in (2, 3) if node.op_type == "Resize" else (1,):
+        name = node.input[operand] if len(node.input) > operand else ""
+        if not name or trace.model.is_constant(name) or 0 in trace.shape(name):
+            continue
+        if operand == 3:
+            check_target(trace, index, node, operand)
+        elif len(trace.shape(name)) and trace.shape(name)[0] == len(before):
+            # Computed scales hold for whatever number of channels, as long as they leave the channels alone.
+            trace.pin_tensor(data, PinCode.SHAPE_VALUE, f"{where} computes its scales from the graph.", axes=changed)

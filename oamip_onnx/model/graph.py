@@ -1,0 +1,52 @@
+"""Small edits of a graph in place, and what the bodies of its control flow take from it."""
+
+from collections.abc import Container, Sequence
+
+import onnx
+
+
+def captured_names(node: onnx.NodeProto) -> set[str]:
+    """Return the names that the bodies of a control-flow node take from the graph around them."""
+    names: set[str] = set()
+    for attribute in node.attribute:
+        for body in [attribute.g] * attribute.HasField("g") + list(attribute.graphs):
+            inside = {t.name for t in body.initializer} | {i.name for i in body.input}
+            inside.update(name for inner in body.node for name in inner.output)
+            taken = {name for inner in body.node for name in [*inner.input, *captured_names(inner)] if name}
+            taken.update(o.name for o in body.output)
+            names |= taken - inside
+    return names
+
+
+def replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Make these the nodes of the graph."""
+    copies = [onnx.NodeProto() for _ in nodes]
+    for copy, node in zip(copies, nodes, strict=True):
+        copy.CopyFrom(node)
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def remove_initializers(graph: onnx.GraphProto, names: Container[str]) -> None:
+    """Remove initializers by name; the weights of the others are not copied."""
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name in names:
+            del graph.initializer[index]
+
+
+def remove_nodes(graph: onnx.GraphProto, positions: Container[int]) -> None:
+    """Remove nodes, the nodes whose every reader went with them, and initializers that nothing reads any more.
+
+    A node that nobody read from the start stays: it is the user's business.
+    """
+    needed = {o.name for o in graph.output}
+    read_before = {name for node in graph.node for name in [*node.input, *captured_names(node)]} | needed
+    for index in reversed(range(len(graph.node))):
+        node = graph.node[index]
+        was_read = any(name in read_before for name in node.output)
+        if index in positions or (was_read and needed.isdisjoint(node.output)):
+            del graph.node[index]
+            continue
+        needed.update(name for name in node.input if name)
+        needed |= captured_names(node)
+    remove_initializers(graph, {t.name for t in graph.initializer if t.name in read_before and t.name not in needed})
