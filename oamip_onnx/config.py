@@ -2,12 +2,13 @@
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from oamip_onnx.channels import Heads
 from oamip_onnx.errors import UsageError, closest
 from oamip_onnx.model import write_text
 
@@ -37,7 +38,11 @@ class PruneConfig(BaseModel):
     images
         Samples that enter the importance program.
     ignore, only
-        Globs on node and tensor names.
+        Globs, or regular expressions behind ``re:``, on node and tensor names.
+    allow_inexact
+        Whether channels under a normalisation over them may go; the narrower model normalises over those it keeps.
+    heads
+        Whether attention loses ``whole`` heads or a ``dimension`` of every head.
     provider, threads
         ONNX Runtime's execution provider and number of threads (0: its own choice).
     seed
@@ -59,6 +64,8 @@ class PruneConfig(BaseModel):
     images: int = Field(default=200, ge=1)
     ignore: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    allow_inexact: bool = False
+    heads: Heads = "whole"
     provider: str = "cpu"
     threads: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
@@ -103,6 +110,26 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UsageError(f"The configuration {str(path)!r} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"The configuration {str(path)!r} is no TOML: {error}.") from error
+
+
+def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
+    """Return settings written as ``name=value``; a value is TOML, or text where it is none.
+
+    Raises
+    ------
+    UsageError
+        If a text has no equals sign.
+    """
+    settings: dict[str, Any] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise UsageError(f"The setting {text!r} has no value; write for example form=layerwise.")
+        try:
+            settings[name.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            settings[name.strip()] = value.strip()
+    return settings
 
 
 def save_config(config: PruneConfig, path: Path) -> None:

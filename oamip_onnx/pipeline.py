@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,20 @@ from oamip_onnx.config import PruneConfig, make_config
 from oamip_onnx.errors import DataError, NothingToPruneError
 from oamip_onnx.importance import ImportanceContext, Progress, Scores, find_logits, silent
 from oamip_onnx.importance import score as score_units
-from oamip_onnx.model import Array, Model, TensorType, bind_inputs, infer_shapes, load_model, save_model
-from oamip_onnx.repair import HELD_OUT_SHARE, REPAIRS, RepairContext, Repaired, with_biases
+from oamip_onnx.model import (
+    Array,
+    Model,
+    TensorType,
+    as_float32,
+    bind_inputs,
+    has_rare_types,
+    infer_shapes,
+    load_model,
+    save_model,
+)
+from oamip_onnx.repair import HELD_OUT_SHARE, REPAIRS, RepairContext, Repaired, with_biases, with_initializers
 from oamip_onnx.report import Findings, Result, make_result
-from oamip_onnx.runtime import RuntimeOptions
+from oamip_onnx.runtime import RuntimeOptions, runs
 from oamip_onnx.surgery import cut
 from oamip_onnx.verify import (
     Drift,
@@ -47,9 +57,24 @@ ModelSource = str | Path | bytes | onnx.ModelProto
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model with its samples and channels, before anything is decided."""
+    """A model with its samples and channels, before anything is decided.
+
+    Attributes
+    ----------
+    original
+        The model as it came, in canonical form; a float32 copy where the provider has no kernels for its types.
+    stored
+        What is cut for the file: the model with a bias at every layer, in its own types.
+    model
+        The same in the types of `original`.
+    samples, types, analysis, options
+        Calibration samples, concrete types, channels, provider and threads.
+    logits
+        The output that importance looks at.
+    """
 
     original: Model
+    stored: Model
     model: Model
     samples: Samples
     types: dict[str, TensorType]
@@ -119,8 +144,7 @@ def prepare(
     """
     options = RuntimeOptions(config.provider, config.threads)
     options.provider_names()  # an unknown provider is reported before anything is loaded
-    original = load_model(source)
-    model = original if config.repair == "none" else with_biases(original)
+    original, stored, model = _load(source, config, options)
     shapes = config.input_shapes
     if data is not None:
         samples = load_samples(data, model, labels=labels, limit=config.samples)
@@ -131,10 +155,28 @@ def prepare(
         samples = random_samples(model, types, config.samples or _RANDOM_SAMPLES, config.seed)
     else:
         raise DataError("Pruning needs calibration samples: give --data, or --random-data to do without.")
-    analysis = analyse(model, types, ignore=config.ignore, only=config.only)
+    analysis = analyse(
+        model,
+        types,
+        ignore=config.ignore,
+        only=config.only,
+        allow_inexact=config.allow_inexact,
+        heads=config.heads,
+    )
     logits = find_logits(model, types)
     _check_classes(samples, types[logits])
-    return Prepared(original, model, samples, types, analysis, options, logits)
+    return Prepared(original, stored, model, samples, types, analysis, options, logits)
+
+
+def _load(source: ModelSource, config: PruneConfig, options: RuntimeOptions) -> tuple[Model, Model, Model]:
+    """Return the original, what is cut for the file, and what is analysed; see `Prepared`."""
+    original = load_model(source)
+    stored = original if config.repair == "none" else with_biases(original)
+    if not has_rare_types(original.proto) or runs(original.proto, options):
+        return original, stored, stored
+    note = "Everything was computed and verified on a float32 copy: ONNX Runtime has no kernels for the model's types."
+    copy = replace(original, proto=as_float32(original.proto), notes=(*original.notes, note))
+    return copy, stored, replace(copy, proto=as_float32(stored.proto))
 
 
 def _check_classes(samples: Samples, logits: TensorType) -> None:
@@ -234,7 +276,7 @@ def prune(
         narrow = cut(prepared.model, prepared.analysis, kept, _metadata(config))
     with clock.stage("verify"):
         verification = _verify(prepared, kept, narrow, {}, "after surgery")
-    notes = [*prepared.original.notes, *prepared.samples.notes, *scores.notes]
+    notes = [*prepared.original.notes, *prepared.samples.notes, *scores.notes, *_inexact_note(prepared.analysis)]
     with clock.stage("repair"):
         repaired = _repair(prepared, kept, narrow, config, notes)
     with clock.stage("verify repair"):
@@ -243,6 +285,7 @@ def prune(
                 verification, _verify(prepared, kept, repaired.proto, repaired.updates, "after repair")
             )
         check_result(repaired.proto, prepared.original.proto, prepared.options)
+        proto = _in_own_types(prepared, kept, repaired, _metadata(config))
     with clock.stage("drift"):
         output = prepared.original.output_names[0]
         drift = measure_drift(prepared.original.proto, repaired.proto, output, held_out, prepared.options)
@@ -261,7 +304,24 @@ def prune(
         "evaluation" if evaluation is not None else "calibration",
     )
     result = make_result(prepared.original, prepared.analysis, prepared.types, findings, config)
-    return PruneResult(repaired.proto, result, prepared.original.external_data)
+    return PruneResult(proto, result, prepared.original.external_data)
+
+
+def _in_own_types(
+    prepared: Prepared, kept: BoolArray, repaired: Repaired, metadata: Mapping[str, str]
+) -> onnx.ModelProto:
+    """Return the pruned model in the types that the original has."""
+    if prepared.stored is prepared.model:
+        return repaired.proto
+    narrow = cut(prepared.stored, prepared.analysis, kept, metadata)
+    types = {t.name: t.data_type for t in narrow.graph.initializer}
+    updates = {
+        name: values.astype(onnx.helper.tensor_dtype_to_np_dtype(types[name]))
+        for name, values in repaired.updates.items()
+    }
+    proto = with_initializers(narrow, updates)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
 
 
 def _evaluation(prepared: Prepared, evaluation: Source | None) -> Samples:
@@ -270,6 +330,14 @@ def _evaluation(prepared: Prepared, evaluation: Source | None) -> Samples:
     samples = load_samples(evaluation, prepared.model)
     _check_classes(samples, prepared.types[prepared.logits])
     return samples
+
+
+def _inexact_note(analysis: ChannelAnalysis) -> list[str]:
+    inexact = [g.name for g in analysis.groups if not g.exact]
+    if not inexact:
+        return []
+    note = f"The channels of {len(inexact)} groups lie under a normalisation over them, {inexact[0]!r} among them; "
+    return [note + "the narrower model normalises over those it keeps."]
 
 
 def _metadata(config: PruneConfig) -> dict[str, str]:

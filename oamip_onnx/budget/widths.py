@@ -13,6 +13,9 @@ from oamip_onnx.model import Model
 # Groups narrower than this many alignments are cut freely: rounding would decide their width alone.
 _FEWEST_ALIGNMENTS = 2
 
+# A branch vanishes where less than half a unit would be left, whatever the alignment.
+_NOTHING = 0.5
+
 _BISECTIONS = 30
 
 
@@ -42,6 +45,8 @@ def _width(group: ChannelGroup, ratio: float, round_to: int) -> int:
         step = int(np.lcm(step, round_to))
     # Half a unit more is rounded up: of an odd width the larger part stays.
     width = int(np.floor(group.width * (1 - ratio) / step + 0.5 + 1e-9)) * step
+    if group.minimum_width == 0 and group.width * (1 - ratio) < _NOTHING:
+        return 0
     if width < max(group.minimum_width, 1):
         width = max(min(step, group.width), group.minimum_width)
     return min(width, group.width)

@@ -13,6 +13,7 @@ from oamip_onnx.channels.groups import (
 from oamip_onnx.channels.labels import FIXED, BoolArray, IntArray, Labels, lookup
 from oamip_onnx.channels.selection import select_units
 from oamip_onnx.channels.slicing import kept_indices, kept_shape, scatter_array, slice_array
+from oamip_onnx.channels.trace import Heads
 
 __all__ = [
     "FIXED",
@@ -20,6 +21,7 @@ __all__ = [
     "ChannelAnalysis",
     "ChannelGroup",
     "Contraction",
+    "Heads",
     "IntArray",
     "Labels",
     "Normalisation",

@@ -13,7 +13,7 @@ from oamip_onnx.channels.rules.pinned import pin_all
 from oamip_onnx.channels.rules.shape_values import select_sizes
 from oamip_onnx.channels.trace import Heads, Trace, node_label
 from oamip_onnx.errors import ModelError
-from oamip_onnx.model import Model, TensorType, captured_names
+from oamip_onnx.model import CONTRACTIONS, Model, TensorType, captured_names, inner_nodes
 
 
 def analyse(
@@ -72,6 +72,9 @@ def _step(trace: Trace, index: int, node: onnx.NodeProto) -> None:
         if name in trace.types:
             reason = f"A body of {where} uses this tensor."
             trace.pin_tensor(name, PinCode.CONTROL_FLOW, reason)
+    if any(node.op_type in CONTRACTIONS for node in inner_nodes(node)):
+        reason = f"The layers inside the bodies of {where} are left as they are."
+        trace.unseen.append(Pin(next((o for o in node.output if o), ""), PinCode.CONTROL_FLOW, reason))
     if any(name and name not in trace.types for name in [*node.input, *node.output]):
         pin_all(trace, node, PinCode.NO_TENSOR, f"{where} handles sequences or optional values.")
         return

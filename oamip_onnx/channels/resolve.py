@@ -1,8 +1,11 @@
 """From a finished trace to units and groups."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from oamip_onnx.channels.blocks import find_blocks
+from oamip_onnx.channels.branches import may_vanish
 from oamip_onnx.channels.components import Components
 from oamip_onnx.channels.groups import ChannelAnalysis, ChannelGroup, Contraction, Normalisation, Pin, PinCode
 from oamip_onnx.channels.labels import FIXED, IntArray, Labels, collapse, merge_factors
@@ -42,7 +45,10 @@ def resolve(trace: Trace) -> ChannelAnalysis:
         for name, found in labels.items()
     }
     contractions = tuple(_with_units(c, components, unit_of) for c in trace.contractions)
-    named = _name_groups(trace, groups, unit_labels)
+    named = tuple(
+        replace(group, minimum_width=0) if may_vanish(trace, group, contractions, unit_labels) else group
+        for group in _name_groups(trace, groups, unit_labels)
+    )
     ends = tuple(c for c in contractions if bool((c.units != FIXED).any()))
     normalisations = (Normalisation(n.node, unit_of[components.of_atom[n.units]], n.axes) for n in trace.normalisations)
     return ChannelAnalysis(
@@ -155,4 +161,4 @@ def _report_pins(trace: Trace, components: Components, labels: dict[str, Labels]
         ]
         if held:
             pins.append(Pin(name, held[0].code, held[0].reason))
-    return tuple(pins)
+    return (*pins, *trace.unseen)

@@ -103,6 +103,7 @@ class Trace:
         self.contracted: list[str] = []
         self.normalisations: list[Normalisation] = []
         self.targets: list[TargetElement] = []
+        self.unseen: list[Pin] = []
         self.atom_count = 0
         self._computed_parameters = _parameters(model)
 

@@ -6,8 +6,9 @@ from oamip_onnx.calibration import load_samples
 from oamip_onnx.channels import analyse
 from oamip_onnx.cli import options
 from oamip_onnx.cli.app import app, check_json_target, output, parse_input_shapes, write_json
+from oamip_onnx.config import make_config
 from oamip_onnx.model import bind_inputs, infer_shapes, load_model
-from oamip_onnx.report import Inspection, inspect_channels
+from oamip_onnx.report import GroupInspection, Inspection, inspect_channels
 
 EPILOG = "Example: oamip inspect model.onnx --json -"
 
@@ -19,10 +20,14 @@ def inspect(
     input_shape: options.InputShape = None,
     ignore: options.Ignore = None,
     only: options.Only = None,
+    allow_inexact: options.AllowInexact = None,
+    heads: options.Heads = None,
     json_path: options.Json = None,
 ) -> None:
     """Show the channel groups of a model, and why the other channels stay."""
     check_json_target(json_path)
+    given = options.given(ignore=ignore, only=only, allow_inexact=allow_inexact, heads=heads)
+    config = make_config(given)
     loaded = load_model(model)
     shapes = parse_input_shapes(input_shape)
     feeds = None
@@ -30,23 +35,42 @@ def inspect(
         samples = load_samples(data, loaded)
         feeds = next(samples.take(slice(0, samples.run_size or 1)).batches(1))
     types = infer_shapes(loaded, bind_inputs(loaded, feeds, shapes), feeds)
-    analysis = analyse(loaded, types, ignore=ignore or (), only=only or ())
+    analysis = analyse(
+        loaded,
+        types,
+        ignore=config.ignore,
+        only=config.only,
+        allow_inexact=config.allow_inexact,
+        heads=config.heads,
+    )
     found = inspect_channels(loaded, analysis)
     write_json(found.model_dump_json(indent=2), json_path)
     if json_path != "-":
         _show(found)
 
 
+def _constraints(group: GroupInspection) -> str:
+    """Return what binds the units of a group, in words."""
+    words = []
+    if group.blocks > 1:
+        words.append(f"{group.blocks} equal blocks")
+    if not group.exact:
+        words.append("inexact")
+    if not group.minimum_width:
+        words.append("may vanish")
+    return ", ".join(words)
+
+
 def _show(found: Inspection) -> None:
     console = output()
     groups = Table(title=None, header_style="bold")
-    for column in ("Group", "Width", "Blocks", "Tensors", "MACs", "Parameters"):
-        groups.add_column(column, justify="left" if column in {"Group", "Tensors"} else "right", overflow="fold")
+    for column in ("Group", "Width", "Constraints", "Tensors", "MACs", "Parameters"):
+        groups.add_column(column, justify="left" if column in {"Group", "Constraints"} else "right", overflow="fold")
     for group in found.groups:
         groups.add_row(
             group.name,
             str(group.width),
-            str(group.blocks),
+            _constraints(group),
             str(len(group.tensors)),
             f"{100 * group.macs_share:.1f} %",
             f"{100 * group.parameters_share:.1f} %",
@@ -56,6 +80,10 @@ def _show(found: Inspection) -> None:
         f"{found.parameters:,} parameters, {found.macs:,} MACs; with every group at its narrowest, "
         f"{100 * found.smallest_macs:.1f} % of the MACs and {100 * found.smallest_parameters:.1f} % of the parameters "
         "are left."
+    )
+    console.print(
+        f"The program in shift form can express {100 * found.encodable_nodes:.0f} % of the nodes, with "
+        f"{100 * found.encodable_macs:.0f} % of the MACs."
     )
     if found.pinned:
         pins = Table(title=None, header_style="bold")

@@ -20,8 +20,21 @@ Target = Annotated[
 Importance = Annotated[str | None, typer.Option(help="oamip, magnitude or random.", metavar="NAME")]
 Form = Annotated[str | None, typer.Option(help="oamip: auto, response, shift or layerwise.", metavar="NAME")]
 RoundTo = Annotated[int | None, typer.Option(help="Round widths to multiples of N.", metavar="N")]
-Ignore = Annotated[list[str] | None, typer.Option(help="Glob: leave these nodes or tensors alone.", metavar="GLOB")]
-Only = Annotated[list[str] | None, typer.Option(help="Glob: narrow these nodes or tensors only.", metavar="GLOB")]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option(help="Leave these nodes or tensors alone: a glob, or re: and an expression.", metavar="PATTERN"),
+]
+Only = Annotated[list[str] | None, typer.Option(help="Narrow these nodes or tensors only.", metavar="PATTERN")]
+AllowInexact = Annotated[
+    bool | None, typer.Option("--allow-inexact", help="Open channels under a normalisation over them.")
+]
+Heads = Annotated[
+    str | None, typer.Option(help="Attention loses whole heads, or a dimension of every head.", metavar="NAME")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any other setting of --config: form=layerwise, images=100, …", metavar="NAME=VALUE"),
+]
 InputShape = Annotated[
     list[str] | None, typer.Option(help="Shape of an input with dynamic axes.", metavar="NAME=1,3,224,224")
 ]

@@ -7,7 +7,7 @@ import typer
 
 from oamip_onnx.cli import options
 from oamip_onnx.cli.app import app, check_json_target, messages, output, progress, write_json
-from oamip_onnx.config import PruneConfig, make_config, read_config, save_config
+from oamip_onnx.config import PruneConfig, make_config, parse_settings, read_config, save_config
 from oamip_onnx.errors import OutputError
 from oamip_onnx.model import check_writable
 from oamip_onnx.pipeline import prune as run_prune
@@ -27,14 +27,14 @@ def prune(
     ] = None,
     random_data: options.RandomData = None,
     samples: options.Samples = None,
-    images: options.Images = None,
     target: options.Target = None,
     importance: options.Importance = None,
-    form: options.Form = None,
     repair: Annotated[str | None, typer.Option(help="least-squares, bias or none.", metavar="NAME")] = None,
     round_to: options.RoundTo = None,
     ignore: options.Ignore = None,
     only: options.Only = None,
+    allow_inexact: options.AllowInexact = None,
+    more: options.Set = None,
     provider: options.Provider = None,
     threads: options.Threads = None,
     seed: options.Seed = None,
@@ -48,16 +48,16 @@ def prune(
     """Write a narrower, verified, measured model."""
     settings = make_config(
         read_config(config) if config else {},
+        parse_settings(more or ()),
         options.given(
             samples=samples,
-            images=images,
             target=target,
             importance=importance,
-            form=form,
             repair=repair,
             round_to=round_to,
             ignore=ignore,
             only=only,
+            allow_inexact=allow_inexact,
             provider=provider,
             threads=threads,
             seed=seed,

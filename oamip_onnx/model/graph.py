@@ -1,6 +1,6 @@
 """Small edits of a graph in place, and what the bodies of its control flow take from it."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 import onnx
 
@@ -16,6 +16,15 @@ def captured_names(node: onnx.NodeProto) -> set[str]:
             taken.update(o.name for o in body.output)
             names |= taken - inside
     return names
+
+
+def inner_nodes(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes in the bodies of a control-flow node, at any depth."""
+    for attribute in node.attribute:
+        for body in [attribute.g] * attribute.HasField("g") + list(attribute.graphs):
+            for inner in body.node:
+                yield inner
+                yield from inner_nodes(inner)
 
 
 def replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:

@@ -107,6 +107,7 @@ def find_consumers(context: RepairContext) -> tuple[list[Consumer], list[RepairS
     affected: set[str] = set()
     consumers: list[Consumer] = []
     skipped: list[RepairStep] = []
+    left = {tensor.name for tensor in context.cut.graph.initializer}
     for index, node in enumerate(model.graph.node):
         data = [name for name in node.input if name and not model.is_constant(name)]
         if not any(name in affected or touches(context.analysis, [name], context.kept) for name in data):
@@ -114,6 +115,8 @@ def find_consumers(context: RepairContext) -> tuple[list[Consumer], list[RepairS
         affected.update(name for name in node.output if name)
         if node.op_type not in CONTRACTIONS or len(node.input) < 2:
             continue
+        if any(name not in left for name in node.input[1:] if name and model.is_constant(name)):
+            continue  # its branch vanished
         consumer = _consumer(model, index, node)
         if isinstance(consumer, str):
             skipped.append(RepairStep(model.node_name(index), skipped=f"Left as it is: {consumer}."))

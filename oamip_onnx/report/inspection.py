@@ -1,16 +1,27 @@
-"""What `inspect` reports: groups with what they cost, and pins."""
+"""What `inspect` reports: groups with what they cost, pins, and what the program can encode."""
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from oamip_onnx.budget import costs_of
-from oamip_onnx.channels import ChannelAnalysis
-from oamip_onnx.model import Model
+from oamip_onnx.channels import BoolArray, ChannelAnalysis, ChannelGroup
+from oamip_onnx.formulation import BUILDERS
+from oamip_onnx.model import Costs, Model
 from oamip_onnx.report.schema import SCHEMA_VERSION, PinRecord
 
 
 class GroupInspection(BaseModel):
-    """One group; the shares are of the model's costs that touch its channels."""
+    """One group; the shares are of the model's costs that touch its channels.
+
+    Attributes
+    ----------
+    blocks
+        Number of blocks that must keep equally many units; 1 where units are free.
+    minimum_width
+        Fewest units that must stay; 0 where the branch may vanish.
+    exact
+        Whether removal equals zeroing; False under a normalisation over these channels.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,7 +36,15 @@ class GroupInspection(BaseModel):
 
 
 class Inspection(BaseModel):
-    """The channels of a model; the smallest shares are what is left with every group at its minimum width."""
+    """The channels of a model.
+
+    Attributes
+    ----------
+    smallest_parameters, smallest_macs
+        Shares that are left with every group at its minimum width.
+    encodable_nodes, encodable_macs
+        Shares of the nodes, and of the MACs in them, that the program in shift form can express.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,6 +53,8 @@ class Inspection(BaseModel):
     macs: int
     smallest_parameters: float
     smallest_macs: float
+    encodable_nodes: float
+    encodable_macs: float
     groups: list[GroupInspection]
     pinned: list[PinRecord]
     notes: list[str]
@@ -48,7 +69,7 @@ def inspect_channels(model: Model, analysis: ChannelAnalysis) -> Inspection:
     for group in analysis.groups:
         # The share that hangs on a group is what disappears when it is narrowed to its minimum, all others untouched.
         own = everything.copy()
-        own[group.units] = _minimum(group.width, group.blocks)
+        own[group.units] = _minimum(group)
         smallest[group.units] = own[group.units]
         costs = costs_of(model, analysis, own)
         groups.append(
@@ -63,22 +84,30 @@ def inspect_channels(model: Model, analysis: ChannelAnalysis) -> Inspection:
                 parameters_share=1 - costs.parameters / max(full.parameters, 1),
             )
         )
+    nodes, macs = _encodable(model, full)
     least = costs_of(model, analysis, smallest)
     return Inspection(
         parameters=full.parameters,
         macs=full.macs,
         smallest_parameters=least.parameters / max(full.parameters, 1),
         smallest_macs=least.macs / max(full.macs, 1),
+        encodable_nodes=nodes,
+        encodable_macs=macs,
         groups=groups,
         pinned=[PinRecord(tensor=p.tensor, code=str(p.code), reason=p.reason) for p in analysis.pinned],
         notes=list(model.notes),
     )
 
 
-def _minimum(
-    width: int, blocks: np.ndarray[tuple[int, ...], np.dtype[np.int64]] | None
-) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    kept = np.zeros(width, dtype=np.bool_)
-    firsts = [0] if blocks is None else np.unique(blocks, return_index=True)[1]
-    kept[firsts] = True
+def _minimum(group: ChannelGroup) -> BoolArray:
+    kept = np.zeros(group.width, dtype=np.bool_)
+    for members in group.members() if group.minimum_width else []:
+        kept[members[0]] = True
     return kept
+
+
+def _encodable(model: Model, costs: Costs) -> tuple[float, float]:
+    """Return the shares of nodes and of MACs in operators that the program in shift form has a builder for."""
+    fits = [i for i, node in enumerate(model.graph.node) if not node.domain and node.op_type in BUILDERS]
+    macs = sum(costs.macs_by_node.get(i, 0) for i in fits)
+    return len(fits) / max(len(model.graph.node), 1), macs / max(costs.macs, 1)

@@ -102,6 +102,15 @@ class RuntimeOptions:
         )
 
 
+def runs(model: onnx.ModelProto, options: RuntimeOptions) -> bool:
+    """Return whether ONNX Runtime has kernels for everything in a model."""
+    try:
+        Session(model, options)
+    except ModelError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class TensorInfo:
     """Name, numpy dtype and shape of an input or output; an unknown dimension is None, a named one its name."""

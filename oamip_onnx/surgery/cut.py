@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from oamip_onnx.channels import BoolArray, ChannelAnalysis, Labels, TargetElement, kept_shape, slice_array
 from oamip_onnx.errors import ModelError
 from oamip_onnx.model import Array, Model
+from oamip_onnx.surgery.collapse import collapse, vanished_consumers
 from oamip_onnx.surgery.constants import rewrite, touches
 
 
@@ -48,13 +49,23 @@ def cut(
         elif isinstance(tensor, gs.Variable) and name not in {*model.input_names, *model.output_names}:
             # Stale shapes make ONNX Runtime refuse the file; it infers them anew.
             tensor.shape, tensor.dtype = None, None
+    consumers = vanished_consumers(analysis, kept)
     for index, node in enumerate(model.graph.node):
-        if touches(analysis, [*node.input, *node.output], kept):
+        names = [*node.input, *node.output]
+        if touches(analysis, names, kept) and not (consumers and _is_empty(analysis, names, kept)):
             _narrow(model, analysis, kept, graph.nodes[index], index)
+    if consumers:
+        collapse(model, analysis, kept, graph, consumers)
     _replace_elements(model, analysis, kept, graph)
     with _quiet():
         proto = gs.export_onnx(graph, do_type_check=False)
     return _restore(proto, model.proto, metadata or {})
+
+
+def _is_empty(analysis: ChannelAnalysis, names: list[str], kept: BoolArray) -> bool:
+    """Return whether one of these tensors keeps no cell: its branch vanishes."""
+    found = (analysis.labels[name] for name in names if name in analysis.labels)
+    return any(0 in kept_shape(labels, kept) for labels in found if labels.factors)
 
 
 def _narrow(model: Model, analysis: ChannelAnalysis, kept: BoolArray, node: gs.Node, index: int) -> None:
@@ -80,9 +91,12 @@ def _replace_elements(model: Model, analysis: ChannelAnalysis, kept: BoolArray, 
     by_operand: dict[tuple[int, int], list[TargetElement]] = {}
     for target in analysis.targets:
         by_operand.setdefault((target.node, target.operand), []).append(target)
-    nodes = list(graph.nodes)
+    by_output = {tensor.name: node for node in graph.nodes for tensor in node.outputs}
     for (index, operand), targets in by_operand.items():
         source = model.graph.node[index]
+        node = by_output.get(source.output[0])
+        if node is None:
+            continue  # its branch vanished
         before = analysis.types[source.output[0]].shape
         after = kept_shape(analysis.labels.get(source.output[0]) or Labels(before), kept)
         changed = [t for t in targets if t.counts or after[t.axis] != before[t.axis]]
@@ -96,9 +110,9 @@ def _replace_elements(model: Model, analysis: ChannelAnalysis, kept: BoolArray, 
         name = f"oamip_{index}_{operand}"
         adjusted = gs.Variable(f"{name}_adjusted")
         inputs = [gs.Constant(f"{name}_replaced", replaced), gs.Constant(f"{name}_values", values)]
-        where = gs.Node("Where", name, inputs=[*inputs, nodes[index].inputs[operand]], outputs=[adjusted])
-        graph.nodes.insert(graph.nodes.index(nodes[index]), where)
-        nodes[index].inputs[operand] = adjusted
+        where = gs.Node("Where", name, inputs=[*inputs, node.inputs[operand]], outputs=[adjusted])
+        graph.nodes.insert(graph.nodes.index(node), where)
+        node.inputs[operand] = adjusted
 
 
 def _contiguous(values: Array) -> Array:

@@ -34,12 +34,13 @@ def segment_errors(
         If a tensor differs in shape or dtype.
     """
     outputs = set(model.output_names)
+    computed = {name for node in cut.graph.node for name in node.output}  # less what vanished
     opened = [
         name
         for node in model.graph.node
         if node.op_type in CONTRACTIONS
         for name in node.output
-        if name and name not in outputs
+        if name in computed and name not in outputs
     ]
     masked = MaskedSession(model, analysis, options, [*opened, *model.output_names])
     session = Session(_cut_open(cut, opened, analysis), options)

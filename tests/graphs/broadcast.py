@@ -88,3 +88,13 @@ for _name in (
     GRAPHS[f"pointwise_{_name}"] = _pointwise(_name)
 for _name in ("Gelu", "Mish"):
     GRAPHS[f"pointwise_{_name}"] = _pointwise(_name, opset=20)
+
+
+@graph
+def squeeze_and_excite_wide() -> onnx.ModelProto:
+    """A gate between a convolution and one of the same width."""
+    b = image()
+    x = b.add("Relu", b.conv("x", 3, 8))
+    gate = b.add("Relu", b.conv(b.add("GlobalAveragePool", x), 8, 4, 1))
+    gate = b.add("Sigmoid", b.conv(gate, 4, 8, 1))
+    return head(b, b.conv(b.add("Mul", gate, x), 8, 5), 5)
