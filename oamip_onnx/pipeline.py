@@ -39,6 +39,7 @@ from oamip_onnx.verify import (
     Drift,
     Verification,
     check_result,
+    check_validity,
     compare_with_masked,
     measure_drift,
     require_passed,
@@ -297,6 +298,7 @@ def prune(
         scores,
         kept,
         repaired,
+        proto.ByteSize(),
         latency,
         environment.after(),
         tuple(notes),
@@ -320,7 +322,7 @@ def _in_own_types(
         for name, values in repaired.updates.items()
     }
     proto = with_initializers(narrow, updates)
-    onnx.checker.check_model(proto, full_check=True)
+    check_validity(proto, prepared.stored.proto)
     return proto
 
 

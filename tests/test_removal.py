@@ -1,5 +1,7 @@
 """Removing channels equals zeroing them at their consumers, for every operator."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -7,7 +9,7 @@ from graphs import GRAPHS
 from oracle import analysed, check_removal_equals_masking, random_kept
 
 from oamip_onnx.channels import kept_shape
-from oamip_onnx.model import bind_inputs, count_costs, infer_shapes, load_model
+from oamip_onnx.model import count_costs
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -25,6 +27,43 @@ def test_removal_equals_masking(name: str) -> None:
         assert after.parameters < full.parameters
         assert after.macs < full.macs
     assert found.model.proto.SerializeToString(deterministic=True) == before, "the input was modified"
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize("settings", [{"heads": "dimension"}, {"allow_inexact": True}], ids=["dimension", "inexact"])
+def test_removal_equals_masking_with_other_settings(name: str, settings: dict[str, Any]) -> None:
+    proto = GRAPHS[name]()
+    usual, found = analysed(proto), analysed(proto, **settings)
+    if [g.width for g in found.analysis.groups] == [g.width for g in usual.analysis.groups]:
+        return  # the settings say nothing about this graph
+    if found.analysis.groups:
+        check_removal_equals_masking(found, random_kept(found.analysis, 0))
+
+
+INEXACT = {
+    "layer_normalisation": 12,
+    "layer_normalisation_written_out": 12,
+    "root_mean_square_normalisation": 12,
+    "softmax_over_channels": 8,
+}
+
+
+@pytest.mark.parametrize("name", INEXACT)
+def test_channels_under_a_normalisation_open_on_request_and_are_marked(name: str) -> None:
+    proto = GRAPHS[name]()
+    found = analysed(proto, allow_inexact=True)
+    assert [g.width for g in found.analysis.groups if not g.exact] == [INEXACT[name]]
+    assert not any(g.width == INEXACT[name] for g in analysed(proto).analysis.groups)
+    for seed in range(3):
+        check_removal_equals_masking(found, random_kept(found.analysis, seed), seed)
+
+
+def test_head_dimensions_go_equally_from_every_head() -> None:
+    found = analysed(GRAPHS["attention_heads"](), heads="dimension")
+    assert [(g.width, g.block_count) for g in found.analysis.groups] == [(12, 4), (12, 4)]
+    fused = analysed(GRAPHS["attention_fused_qkv"](), heads="dimension")
+    assert [(g.width, g.block_count) for g in fused.analysis.groups] == [(24, 8)]
+    check_removal_equals_masking(fused, random_kept(fused.analysis, 0, 0.67))
 
 
 @pytest.mark.parametrize("name", ["residual", "concat_branches", "conv_grouped", "attention_heads", "split_halves"])

@@ -5,7 +5,8 @@ mean(x·f) over all of them, so that for LayerNormalization
 
     μ = mean(x·f),   σ² = mean((x − μ)²·f),   y = (x − μ) / √(σ² + ε) · scale + bias,
 
-for RMSNormalization σ² = mean(x²·f) and y = x / √(σ² + ε) · scale, and for Softmax −∞ stands where m = 0.
+for RMSNormalization σ² = mean(x²·f) and y = x / √(σ² + ε) · scale, and for Softmax the lowest number stands where
+m = 0.
 """
 
 from collections.abc import Sequence
@@ -64,8 +65,12 @@ class Writer:
 
 
 def scaled_mask(writer: Writer, mask: str, axes: Sequence[int]) -> str:
-    """Return the name of f = m·n/k for a 0/1 mask in the tensor's type, whose dimensions are 1 or full."""
-    return writer.add("Div", mask, writer.mean(mask, axes))
+    """Return the name of f = m·n/k for a 0/1 mask in the tensor's type, whose dimensions are 1 or full.
+
+    A row without kept cells gets f = 0: what stands there is finite, and no contraction reads it.
+    """
+    tiny = writer.constant(np.finfo(np.float16).tiny)
+    return writer.add("Div", mask, writer.add("Max", writer.mean(mask, axes), tiny))
 
 
 def write_out(writer: Writer, node: onnx.NodeProto, data: str, mask: str, axes: Sequence[int]) -> None:
@@ -88,7 +93,7 @@ def write_out(writer: Writer, node: onnx.NodeProto, data: str, mask: str, axes: 
     if node.op_type == "ReduceMean":
         _reduce_mean(writer, node, data, factor)
     elif node.op_type == "Softmax":
-        lowest = writer.constant(-np.inf)
+        lowest = writer.constant(np.finfo(np.float16).min if writer.kind.dtype == np.float16 else -1e30)
         zero = writer.constant(0.0)
         kept = writer.add("Where", writer.add("Greater", mask, zero), data, lowest)
         writer.add("Softmax", kept, axis=_int(node, "axis", -1))

@@ -8,13 +8,18 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from oamip_onnx.errors import DataError, ModelError, UsageError, closest
+from oamip_onnx.errors import DataError, ModelError, UsageError, closest, first_line
 from oamip_onnx.model.model import Array, Model
 from oamip_onnx.model.sizes import known_sizes
 from oamip_onnx.runtime import RuntimeOptions, Session
 
 # Tensors up to this size can be shapes, axes or split sizes that inference must see the values of.
 _SHAPE_VALUE_ELEMENTS = 1024
+
+# What these make is no tensor; its channels are not followed.
+_SEQUENCE_MAKERS = frozenset(
+    "Optional SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceMap SplitToSequence".split()
+)
 
 # Each round writes the sizes that the shapes of the round before determine.
 _ROUNDS = 4
@@ -114,6 +119,8 @@ def _inferred(skeleton: onnx.ModelProto) -> dict[str, TensorType]:
         # Strict inference stops at the first operator it does not know; the lenient one goes on around it, and the
         # run that measures what is left raises where the model is really inconsistent.
         inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+    except ValueError as error:
+        raise ModelError(f"The types of the model cannot be inferred: {first_line(error)}") from error
     types: dict[str, TensorType] = {}
     for value in [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]:
         tensor = value.type.tensor_type
@@ -171,19 +178,25 @@ def _measured(
     input_shapes: Mapping[str, Sequence[int]],
     feeds: Mapping[str, Array] | None,
 ) -> dict[str, TensorType]:
+    sequences = {o for node in model.graph.node if node.op_type in _SEQUENCE_MAKERS for o in node.output}
+    names = [name for name in names if name not in sequences]
+    if not names:
+        return {}
     probe = with_outputs(model.proto, names)
     session = Session(probe, RuntimeOptions(optimise=False))
     sample = dict(feeds or {})
     for name, shape in input_shapes.items():
         if name not in sample:
-            sample[name] = np.zeros(shape, known[name].dtype)
+            try:
+                sample[name] = np.zeros(shape, known[name].dtype)
+            except (ValueError, MemoryError) as error:
+                raise DataError(f"An input {name!r} of shape {tuple(shape)} does not fit into memory.") from error
     values = session.run(sample, names)
-    types = {}
-    for name, value in values.items():
-        if not isinstance(value, np.ndarray):
-            raise ModelError(f"The tensor {name!r} is a sequence or a map; such models are not supported.")
-        types[name] = TensorType(value.shape, helper.np_dtype_to_tensor_dtype(value.dtype))
-    return types
+    return {
+        name: TensorType(value.shape, helper.np_dtype_to_tensor_dtype(value.dtype))
+        for name, value in values.items()
+        if isinstance(value, np.ndarray)
+    }
 
 
 def with_outputs(proto: onnx.ModelProto, names: Sequence[str], *, keep: bool = False) -> onnx.ModelProto:

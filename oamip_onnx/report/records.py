@@ -37,6 +37,7 @@ class Findings:
     scores: Scores
     kept: BoolArray
     repaired: Repaired
+    size_bytes: int
     latency: LatencyComparison | None
     environment: Environment
     notes: tuple[str, ...]
@@ -93,7 +94,7 @@ def _pruned_record(
     return ModelRecord(
         parameters=costs.parameters,
         macs=costs.macs,
-        size_bytes=findings.repaired.proto.ByteSize(),
+        size_bytes=findings.size_bytes,
         latency_ms=_latency_record(latency, "pruned"),
     )
 

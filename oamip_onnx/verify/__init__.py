@@ -1,13 +1,14 @@
 """Masked oracle, file checks, drift."""
 
 from oamip_onnx.verify.drift import Drift, measure_drift, run_output
-from oamip_onnx.verify.files import check_result, load_warnings
+from oamip_onnx.verify.files import check_result, check_validity, load_warnings
 from oamip_onnx.verify.oracle import Verification, compare_with_masked, require_passed, with_scattered
 
 __all__ = [
     "Drift",
     "Verification",
     "check_result",
+    "check_validity",
     "compare_with_masked",
     "load_warnings",
     "measure_drift",

@@ -46,6 +46,24 @@ def check_result(pruned: onnx.ModelProto, original: onnx.ModelProto, options: Ru
         raise VerificationError(f"ONNX Runtime warns about the pruned model: {new[0]} Nothing was written.")
 
 
+def check_validity(pruned: onnx.ModelProto, original: onnx.ModelProto) -> None:
+    """Raise unless ONNX's checker takes the pruned model, or has refused the original already.
+
+    Raises
+    ------
+    VerificationError
+        With the checker's finding.
+    """
+    with tempfile.TemporaryDirectory(prefix="oamip-") as folder:
+        findings = []
+        for number, proto in enumerate((pruned, original)):
+            path = Path(folder) / f"model{number}.onnx"
+            save_model(proto, path)
+            findings.append(_checker_finding(path))
+    if findings[0] and not findings[1]:
+        raise VerificationError(f"ONNX's checker refuses the pruned model: {findings[0]} Nothing was written.")
+
+
 def _checker_finding(path: Path) -> str:
     try:
         onnx.checker.check_model(str(path), full_check=True)

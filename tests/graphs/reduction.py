@@ -94,3 +94,41 @@ def sampled_planes() -> onnx.ModelProto:
     grid = b.constant(b.random.uniform(-0.9, 0.9, (2, 4, 4, 2)).astype(np.float32))
     b.inputs[0].type.tensor_type.shape.dim[0].dim_value = 2
     return head(b, b.conv(b.add("GridSample", x, grid), 8, 4), 4, 16)
+
+
+@graph
+def layer_normalisation() -> onnx.ModelProto:
+    """The width of the stream stays unless inexact removal is allowed; the hidden layer is narrowed."""
+    b = Builder(["N", 7, 10])
+    x = b.add("MatMul", "x", b.weight(10, 12))
+    x = b.add("LayerNormalization", x, b.positive(12), b.weight(12, scale=0.5), axis=-1)
+    x = b.add("Relu", b.add("MatMul", x, b.weight(12, 8)))
+    return b.finish(b.add("MatMul", x, b.weight(8, 5)))
+
+
+@graph
+def layer_normalisation_written_out() -> onnx.ModelProto:
+    b = Builder(["N", 7, 10])
+    x = b.add("MatMul", "x", b.weight(10, 12))
+    centred = b.add("Sub", x, b.add("ReduceMean", x, axes=[-1]))
+    variance = b.add("ReduceMean", b.add("Pow", centred, b.constant(np.float32(2))), axes=[-1])
+    x = b.add("Div", centred, b.add("Sqrt", b.add("Add", variance, b.constant(np.float32(1e-5)))))
+    x = b.add("Add", b.add("Mul", x, b.positive(12)), b.weight(12, scale=0.5))
+    x = b.add("Relu", b.add("MatMul", x, b.weight(12, 8)))
+    return b.finish(b.add("MatMul", x, b.weight(8, 5)))
+
+
+@graph
+def root_mean_square_normalisation() -> onnx.ModelProto:
+    b = Builder(["N", 7, 10], opset=23)
+    x = b.add("MatMul", "x", b.weight(10, 12))
+    x = b.add("RMSNormalization", x, b.positive(12), axis=-1)
+    x = b.add("Relu", b.add("MatMul", x, b.weight(12, 8)))
+    return b.finish(b.add("MatMul", x, b.weight(8, 5)))
+
+
+@graph
+def softmax_over_channels() -> onnx.ModelProto:
+    b = image()
+    x = b.add("Softmax", b.conv("x", 3, 8), axis=1)
+    return head(b, b.add("Relu", b.conv(x, 8, 6)), 6)

@@ -14,6 +14,7 @@ from oamip_onnx.channels.labels import FIXED, NOTHING, IntArray, Labels
 from oamip_onnx.channels.rules.broadcast import join_operands
 from oamip_onnx.channels.rules.registry import Family, rule
 from oamip_onnx.channels.trace import Blocks, Trace, along, axes_of, node_label
+from oamip_onnx.errors import ModelError
 from oamip_onnx.model import int_attribute
 
 
@@ -43,6 +44,7 @@ def convolution(trace: Trace, index: int, node: onnx.NodeProto) -> None:
     data, weight, bias, addend = (*node.input, "", "")[:4]
     group, transposed = int_attribute(node, "group", 1), node.op_type == "ConvTranspose"
     found = _Convolution(index, data, weight, bias, node.output[0], group, transposed, where)
+    _check(trace, found)
     plane = range(2, len(trace.shape(found.data)))
     for axes in ((0,), plane):
         reason = f"{where} keeps samples apart." if axes == (0,) else f"{where} slides over this axis."
@@ -55,6 +57,25 @@ def convolution(trace: Trace, index: int, node: onnx.NodeProto) -> None:
     _propagate(trace, found)
     if addend:  # FusedConv adds a tensor to the result
         trace.set(found.out, join_operands(trace, [found.out, addend], trace.shape(found.out), where))
+
+
+def _check(trace: Trace, conv: _Convolution) -> None:
+    """Raise where the operands do not fit each other; ONNX's shape inference does not compare them.
+
+    Raises
+    ------
+    ModelError
+        With the sizes expected and found.
+    """
+    channels, shape = trace.shape(conv.data)[1], trace.shape(conv.weight)
+    if conv.group < 1 or shape[0] % conv.group:
+        raise ModelError(f"{conv.where} has {conv.group} groups for a weight of shape {shape}.")
+    expected = shape[0] if conv.transposed else shape[1] * conv.group
+    if channels != expected:
+        raise ModelError(f"{conv.where} reads {channels} channels; its weight of shape {shape} expects {expected}.")
+    produced = shape[1] * conv.group if conv.transposed else shape[0]
+    if conv.bias and trace.shape(conv.bias) != (produced,):
+        raise ModelError(f"{conv.where} has a bias of shape {trace.shape(conv.bias)} for {produced} channels.")
 
 
 def _propagate(trace: Trace, conv: _Convolution) -> None:

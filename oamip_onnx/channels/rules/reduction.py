@@ -200,7 +200,7 @@ def statistic(trace: Trace, index: int, node: onnx.NodeProto, axes: set[int], *,
         pin = Pin(data, PinCode.NORMALISATION, f"{where} takes a statistic over these channels.")
         if not over:
             passing.append(factor)
-        elif trace.allow_inexact and can_open and not trace.is_parameter(data):
+        elif trace.allow_inexact and can_open and axes_of(factor) <= axes and not trace.is_parameter(data):
             trace.normalisations.append(Normalisation(index, factor, tuple(sorted(axes))))
             passing.append(factor)
         elif axes_of(factor) - axes and trace.heads == "whole":
