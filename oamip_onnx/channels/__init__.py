@@ -1,6 +1,7 @@
 """Which channels live and die together: labels, one rule per operator, groups."""
 
 from oamip_onnx.channels.analysis import analyse
+from oamip_onnx.channels.branches import living_nodes, vanished_consumers
 from oamip_onnx.channels.groups import (
     ChannelAnalysis,
     ChannelGroup,
@@ -31,8 +32,10 @@ __all__ = [
     "analyse",
     "kept_indices",
     "kept_shape",
+    "living_nodes",
     "lookup",
     "scatter_array",
     "select_units",
     "slice_array",
+    "vanished_consumers",
 ]

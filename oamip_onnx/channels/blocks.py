@@ -26,11 +26,14 @@ def find_blocks(trace: Trace, components: Components) -> tuple[dict[int, tuple[i
         cells = np.sort(components.of_atom[grid.cells], axis=1)
         rows = np.unique(cells, axis=0)
         key = (rows.shape[1], rows.tobytes())
-        # One row is free, rows of a single unit each go as wholes, and equal rows lose equally many.
-        if len(rows) == 1 or rows_are_whole(cells) or key in seen:
+        # Equal rows lose equally many.
+        if len(rows) == 1 or key in seen:
             continue
         seen.add(key)
-        ties += _place(components, found, rows, grid)
+        if not rows_are_whole(cells):
+            ties += _place(components, found, rows, grid)
+        elif grid.rigid:
+            _pin_rows(components, rows, grid.tensor)  # otherwise rows of a single unit each go as wholes
     for blocks in trace.blocks:
         sides = [components.of_atom[side] for side in (blocks.entering, blocks.leaving)]
         if any(rows_are_whole(side) for side in sides):
@@ -44,19 +47,49 @@ def find_blocks(trace: Trace, components: Components) -> tuple[dict[int, tuple[i
 def _place(components: Components, found: dict[int, tuple[int, int]], rows: IntArray, grid: Grid) -> list[IntArray]:
     """Enter one grid into the blocks found so far, or return the ties that take its place."""
     free = rows[rows != FIXED]
-    has_fixed = free.size != rows.size
     unequal = len(np.unique((rows == FIXED).sum(axis=1))) > 1
-    overlap = len(np.unique(free)) != free.size
-    bound = any(int(c) in found for c in free)
-    if not (unequal or overlap or bound):
-        number = max((place[0] for place in found.values()), default=-1) + 1
-        for block, row in enumerate(rows):
-            for component in row[row != FIXED]:
-                found[int(component)] = (number, block)
-        return []
-    if unequal or overlap or has_fixed:
+    parts = None if unequal else _by_multiplicity(rows)
+    if parts is None:
+        if grid.rigid:
+            _pin_rows(components, rows, grid.tensor)
+            return []
         return [_whole_rows(components, components.of_atom[grid.cells], grid.tensor)]
-    return [] if _is_nested(found, rows) else [_tie(components, rows[:, :-1], rows[:, 1:])]
+    ties = []
+    for part in parts:
+        if not any(int(c) in found for c in part.ravel()):
+            number = max((place[0] for place in found.values()), default=-1) + 1
+            for block, row in enumerate(part):
+                found.update({int(component): (number, block) for component in row})
+        elif not _is_nested(found, part):
+            if grid.rigid or free.size != rows.size:
+                _pin_rows(components, part, grid.tensor)
+            else:
+                ties.append(_tie(components, part[:, :-1], part[:, 1:]))
+    return ties
+
+
+def _by_multiplicity(rows: IntArray) -> list[IntArray] | None:
+    """Return grids without repeated cells that together ask for what the rows ask for; None where there are none.
+
+    Within a row a unit may hold several cells (queries and keys that go together): units with equally many cells make
+    a grid of their own. No unit may lie in two rows, and each row must have the same number of units of every kind.
+    """
+    counted = [np.unique(row[row != FIXED], return_counts=True) for row in rows]
+    everything = np.concatenate([units for units, _ in counted])
+    if len(np.unique(everything)) != everything.size:
+        return None
+    parts = []
+    for count in np.unique(np.concatenate([counts for _, counts in counted])):
+        members = [units[counts == count] for units, counts in counted]
+        if len({len(m) for m in members}) > 1:
+            return None
+        parts.append(np.stack(members))
+    return parts
+
+
+def _pin_rows(components: Components, rows: IntArray, tensor: str) -> None:
+    reason = f"The rows of the split of {tensor!r} stay, and its cells cannot go equally from every row."
+    components.pin(np.unique(rows), Pin(tensor, PinCode.CONFLICTING_GRID, reason))
 
 
 def rows_are_whole(cells: IntArray) -> bool:

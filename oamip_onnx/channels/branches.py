@@ -5,83 +5,134 @@ With all its channels gone, a group's consumers compute their bias alone. A grou
 1. each of its consumers is a Conv, Gemm or MatMul with constant weights that reads no other channels,
 2. nothing else reads what carries the group's channels,
 3. what the consumers compute reaches, through pointwise operators, a sum, product or the like with a tensor of the
-   full shape, so that one constant a channel can take its place (a residual branch, a gate).
+   full shape that does not vanish itself, so that one constant a channel can take its place (a residual branch, a
+   gate).
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from oamip_onnx.channels.groups import ChannelGroup, Contraction
-from oamip_onnx.channels.labels import Labels
+from oamip_onnx.channels.groups import ChannelAnalysis, ChannelGroup, Contraction
+from oamip_onnx.channels.labels import BoolArray, Labels
 from oamip_onnx.channels.rules.broadcast import BINARY, UNARY
 from oamip_onnx.channels.trace import Trace
-from oamip_onnx.model import Use
+from oamip_onnx.model import Model
 
 _CONSUMERS = frozenset({"Conv", "Gemm", "MatMul"})
 _POINTWISE = frozenset(UNARY) | {"BatchNormalization"}
 _COMBINING = frozenset(BINARY) - {"Where"}
 
 
-def may_vanish(
-    trace: Trace, group: ChannelGroup, contractions: Sequence[Contraction], labels: dict[str, Labels]
-) -> bool:
-    """Return whether all of a group's units may go.
+@dataclass
+class Branches:
+    """Decides group by group which may vanish, so that any of those may vanish together.
 
-    Parameters
+    Attributes
     ----------
     trace
         The finished trace.
-    group
-        The group.
     contractions, labels
         All contractions and labels of the model, by unit.
     """
-    own = range(group.first_unit, group.first_unit + group.width)
-    ends = [c for c in contractions if bool(np.isin(c.units, own).any())]
-    if not ends or not all(_is_consumer(trace, end, group) for end in ends):
+
+    trace: Trace
+    contractions: Sequence[Contraction]
+    labels: dict[str, Labels]
+    _constants: set[str] = field(default_factory=set)
+    _full: set[str] = field(default_factory=set)
+
+    def may_vanish(self, group: ChannelGroup) -> bool:
+        """Return whether all of a group's units may go."""
+        own = range(group.first_unit, group.first_unit + group.width)
+        ends = [c for c in self.contractions if bool(np.isin(c.units, own).any())]
+        if not ends or not all(self._is_consumer(end, group) for end in ends):
+            return False
+        consumers = {end.node for end in ends}
+        if self._is_read_elsewhere(own, consumers):
+            return False
+        found = self._constants_behind(consumers)
+        if found is None:
+            return False
+        constants, full = found
+        if constants & self._full or full & self._constants:
+            return False  # a branch that this one needs may vanish, or the other way round
+        self._constants |= constants
+        self._full |= full
+        return True
+
+    def _is_consumer(self, end: Contraction, group: ChannelGroup) -> bool:
+        node = self.trace.model.graph.node[end.node]
+        within = (end.units >= group.first_unit) & (end.units < group.first_unit + group.width)
+        return (
+            node.op_type in _CONSUMERS
+            and not node.domain
+            and end.operand == 0
+            and bool(within.all())
+            and all(self.trace.model.is_constant(name) for name in node.input[1:] if name)
+        )
+
+    def _is_read_elsewhere(self, own: range, consumers: set[int]) -> bool:
+        """Return whether a node that neither carries the group's channels on nor ends them reads them."""
+        model = self.trace.model
+        carriers = {n for n, found in self.labels.items() if any(bool(np.isin(f, own).any()) for f in found.factors)}
+        for name in carriers:
+            for use in model.uses.get(name, ()):
+                outputs = [o for o in model.graph.node[use.node].output if o]
+                if use.node not in consumers and not carriers.issuperset(outputs):
+                    return True
         return False
-    consumers = {end.node for end in ends}
-    carriers = {name for name, found in labels.items() if any(bool(np.isin(f, own).any()) for f in found.factors)}
-    for name in carriers:
-        for use in trace.model.uses.get(name, ()):
-            outputs = [o for o in trace.model.graph.node[use.node].output if o]
-            if use.node not in consumers and not carriers.issuperset(outputs):
-                return False
-    return all(_ends_in_a_full_operand(trace, trace.model.graph.node[c].output[0]) for c in consumers)
+
+    def _constants_behind(self, consumers: set[int]) -> tuple[set[str], set[str]] | None:
+        """Return the tensors that become constants, and the full ones that these are combined with; None if that fails."""
+        model, trace = self.trace.model, self.trace
+        constants = {model.graph.node[c].output[0] for c in consumers}
+        full: set[str] = set()
+        for index in range(min(consumers) + 1, len(model.graph.node)):
+            node = model.graph.node[index]
+            read = [name for name in node.input if name in constants]
+            if not read or index in consumers:
+                continue
+            if node.domain or node.op_type not in _POINTWISE | _COMBINING:
+                return None
+            shape = trace.shape(node.output[0])
+            others = [n for n in node.input if n and n not in constants and not trace.is_parameter(n)]
+            wide = [n for n in others if trace.shape(n) == shape]
+            if wide:
+                full.add(wide[0])
+            elif others or any(len(trace.shape(n)) > len(trace.shape(read[0])) for n in node.input if n):
+                return None
+            else:
+                constants.update(o for o in node.output if o in model.uses or o in model.output_names)
+        return None if constants.intersection(model.output_names) else (constants, full)
 
 
-def _is_consumer(trace: Trace, end: Contraction, group: ChannelGroup) -> bool:
-    node = trace.model.graph.node[end.node]
-    within = (end.units >= group.first_unit) & (end.units < group.first_unit + group.width)
-    return (
-        node.op_type in _CONSUMERS
-        and not node.domain
-        and end.operand == 0
-        and bool(within.all())
-        and all(trace.model.is_constant(name) for name in node.input[1:] if name)
-    )
+def vanished_consumers(analysis: ChannelAnalysis, kept: BoolArray) -> set[int]:
+    """Return the positions of the contractions all of whose channels went.
+
+    Raises
+    ------
+    ValueError
+        If a group falls below its minimum width.
+    """
+    gone: list[int] = []
+    for group in analysis.groups:
+        count = int(kept[group.units].sum())
+        if count < group.minimum_width:
+            raise ValueError(f"The group {group.name!r} keeps {count} units and needs {group.minimum_width}.")
+        if count == 0:
+            gone.extend(range(group.first_unit, group.first_unit + group.width))
+    return {c.node for c in analysis.contractions if gone and bool(np.isin(c.units, gone).any())}
 
 
-def _ends_in_a_full_operand(trace: Trace, name: str) -> bool:
-    """Return whether one constant a channel can stand for a tensor wherever it is read."""
-    if name in trace.model.output_names or name not in trace.model.uses:
-        return False
-    return all(_stands_for(trace, name, use) for use in trace.model.uses[name])
-
-
-def _stands_for(trace: Trace, name: str, use: Use) -> bool:
-    node = trace.model.graph.node[use.node]
-    others = [o for i, o in enumerate(node.input) if i != use.operand and o]
-    if node.domain or (node.op_type == "BatchNormalization" and use.operand):
-        return False
-    rank = len(trace.shape(name))
-    passes_on = node.op_type in _COMBINING and all(
-        trace.is_parameter(o) and len(trace.shape(o)) <= rank for o in others
-    )
-    if node.op_type in _POINTWISE or passes_on:
-        read = [o for o in node.output if o in trace.model.uses or o in trace.model.output_names]
-        return all(_ends_in_a_full_operand(trace, o) for o in read)
-    shape = trace.shape(node.output[0])
-    full = any(o != name and not trace.is_parameter(o) and trace.shape(o) == shape for o in others)
-    return node.op_type in _COMBINING and full
+def living_nodes(model: Model, consumers: set[int]) -> set[int]:
+    """Return the positions of the nodes that are left once the outputs of some contractions are constants."""
+    needed = set(model.output_names)
+    alive = set()
+    for index in reversed(range(len(model.graph.node))):
+        node = model.graph.node[index]
+        if index not in consumers and needed.intersection(node.output):
+            alive.add(index)
+            needed.update(name for name in node.input if name)
+    return alive

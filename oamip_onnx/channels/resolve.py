@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from oamip_onnx.channels.blocks import find_blocks
-from oamip_onnx.channels.branches import may_vanish
+from oamip_onnx.channels.branches import Branches
 from oamip_onnx.channels.components import Components
 from oamip_onnx.channels.groups import ChannelAnalysis, ChannelGroup, Contraction, Normalisation, Pin, PinCode
 from oamip_onnx.channels.labels import FIXED, IntArray, Labels, collapse, merge_factors
@@ -45,8 +45,9 @@ def resolve(trace: Trace) -> ChannelAnalysis:
         for name, found in labels.items()
     }
     contractions = tuple(_with_units(c, components, unit_of) for c in trace.contractions)
+    branches = Branches(trace, contractions, unit_labels)
     named = tuple(
-        replace(group, minimum_width=0) if may_vanish(trace, group, contractions, unit_labels) else group
+        replace(group, minimum_width=0) if branches.may_vanish(group) else group
         for group in _name_groups(trace, groups, unit_labels)
     )
     ends = tuple(c for c in contractions if bool((c.units != FIXED).any()))

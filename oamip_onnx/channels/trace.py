@@ -27,10 +27,13 @@ class Grid:
         Labels, shape (rows, cells per row).
     tensor
         Where the split happens, for the reason given if it cannot be kept.
+    rigid
+        Whether the rows themselves must stay, since the rules have followed the cells within them alone.
     """
 
     cells: IntArray
     tensor: str
+    rigid: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,7 @@ class Trace:
     def _grid_of(self, factor: IntArray, name: str) -> None:
         axes = [a for a, size in enumerate(factor.shape) if size > 1]
         if len(axes) > 1:
-            self.grids.append(Grid(factor.reshape(-1, factor.shape[axes[-1]]), name))
+            self.grids.append(Grid(factor.reshape(-1, factor.shape[axes[-1]]), name, self.heads == "dimension"))
 
     def require_grid(self, cells: IntArray, tensor: str) -> None:
         """Ask that every row of a two-dimensional array of labels keeps equally many cells."""

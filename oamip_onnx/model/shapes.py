@@ -193,9 +193,7 @@ def _measured(
                 raise DataError(f"An input {name!r} of shape {tuple(shape)} does not fit into memory.") from error
     values = session.run(sample, names)
     return {
-        name: TensorType(value.shape, helper.np_dtype_to_tensor_dtype(value.dtype))
-        for name, value in values.items()
-        if isinstance(value, np.ndarray)
+        name: TensorType(value.shape, helper.np_dtype_to_tensor_dtype(value.dtype)) for name, value in values.items()
     }
 
 

@@ -8,24 +8,6 @@ from oamip_onnx.channels import BoolArray, ChannelAnalysis, Labels, kept_shape
 from oamip_onnx.model import Array, Model
 
 
-def vanished_consumers(analysis: ChannelAnalysis, kept: BoolArray) -> set[int]:
-    """Return the positions of the contractions all of whose channels went.
-
-    Raises
-    ------
-    ValueError
-        If a group falls below its minimum width.
-    """
-    gone: list[int] = []
-    for group in analysis.groups:
-        count = int(kept[group.units].sum())
-        if count < group.minimum_width:
-            raise ValueError(f"The group {group.name!r} keeps {count} units and needs {group.minimum_width}.")
-        if count == 0:
-            gone.extend(range(group.first_unit, group.first_unit + group.width))
-    return {c.node for c in analysis.contractions if gone and bool(np.isin(c.units, gone).any())}
-
-
 def collapse(model: Model, analysis: ChannelAnalysis, kept: BoolArray, graph: gs.Graph, consumers: set[int]) -> None:
     """Put the bias of each consumer in the place of its output; remove the nodes that only led there.
 

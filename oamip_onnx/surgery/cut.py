@@ -8,10 +8,18 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from oamip_onnx.channels import BoolArray, ChannelAnalysis, Labels, TargetElement, kept_shape, slice_array
+from oamip_onnx.channels import (
+    BoolArray,
+    ChannelAnalysis,
+    Labels,
+    TargetElement,
+    kept_shape,
+    slice_array,
+    vanished_consumers,
+)
 from oamip_onnx.errors import ModelError
 from oamip_onnx.model import Array, Model
-from oamip_onnx.surgery.collapse import collapse, vanished_consumers
+from oamip_onnx.surgery.collapse import collapse
 from oamip_onnx.surgery.constants import rewrite, touches
 
 
