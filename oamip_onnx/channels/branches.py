@@ -10,12 +10,12 @@ With all its channels gone, a group's consumers compute their bias alone. A grou
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from oamip_onnx.channels.groups import ChannelAnalysis, ChannelGroup, Contraction
-from oamip_onnx.channels.labels import BoolArray, Labels
+from oamip_onnx.channels.labels import FIXED, BoolArray, Labels
 from oamip_onnx.channels.rules.broadcast import BINARY, UNARY
 from oamip_onnx.channels.trace import Trace
 from oamip_onnx.model import Model
@@ -35,22 +35,36 @@ class Branches:
         The finished trace.
     contractions, labels
         All contractions and labels of the model, by unit.
+    groups
+        All groups.
     """
 
     trace: Trace
     contractions: Sequence[Contraction]
     labels: dict[str, Labels]
-    _constants: set[str] = field(default_factory=set)
-    _full: set[str] = field(default_factory=set)
+    groups: Sequence[ChannelGroup]
 
-    def may_vanish(self, group: ChannelGroup) -> bool:
-        """Return whether all of a group's units may go."""
-        own = range(group.first_unit, group.first_unit + group.width)
-        ends = [c for c in self.contractions if bool(np.isin(c.units, own).any())]
+    def __post_init__(self) -> None:
+        self._constants: set[str] = set()
+        self._full: set[str] = set()
+        owner = np.repeat(np.arange(len(self.groups)), [g.width for g in self.groups])
+        self._ends: dict[int, list[Contraction]] = {}
+        for contraction in self.contractions:
+            for number in np.unique(owner[contraction.units[contraction.units != FIXED]]):
+                self._ends.setdefault(int(number), []).append(contraction)
+        self._carriers: dict[int, set[str]] = {}
+        for name, found in self.labels.items():
+            for factor in found.factors:
+                for number in np.unique(owner[factor[factor != FIXED]]):
+                    self._carriers.setdefault(int(number), set()).add(name)
+
+    def may_vanish(self, number: int) -> bool:
+        """Return whether all units of the group of that number may go."""
+        group, ends = self.groups[number], self._ends.get(number, [])
         if not ends or not all(self._is_consumer(end, group) for end in ends):
             return False
         consumers = {end.node for end in ends}
-        if self._is_read_elsewhere(own, consumers):
+        if self._is_read_elsewhere(self._carriers[number], consumers):
             return False
         found = self._constants_behind(consumers)
         if found is None:
@@ -73,10 +87,9 @@ class Branches:
             and all(self.trace.model.is_constant(name) for name in node.input[1:] if name)
         )
 
-    def _is_read_elsewhere(self, own: range, consumers: set[int]) -> bool:
+    def _is_read_elsewhere(self, carriers: set[str], consumers: set[int]) -> bool:
         """Return whether a node that neither carries the group's channels on nor ends them reads them."""
         model = self.trace.model
-        carriers = {n for n, found in self.labels.items() if any(bool(np.isin(f, own).any()) for f in found.factors)}
         for name in carriers:
             for use in model.uses.get(name, ()):
                 outputs = [o for o in model.graph.node[use.node].output if o]
@@ -85,7 +98,7 @@ class Branches:
         return False
 
     def _constants_behind(self, consumers: set[int]) -> tuple[set[str], set[str]] | None:
-        """Return the tensors that become constants, and the full ones that these are combined with; None if that fails."""
+        """Return the tensors that become constants and the full ones beside them; None where one cannot."""
         model, trace = self.trace.model, self.trace
         constants = {model.graph.node[c].output[0] for c in consumers}
         full: set[str] = set()

@@ -45,10 +45,10 @@ def resolve(trace: Trace) -> ChannelAnalysis:
         for name, found in labels.items()
     }
     contractions = tuple(_with_units(c, components, unit_of) for c in trace.contractions)
-    branches = Branches(trace, contractions, unit_labels)
+    branches = Branches(trace, contractions, unit_labels, groups)
     named = tuple(
-        replace(group, minimum_width=0) if branches.may_vanish(group) else group
-        for group in _name_groups(trace, groups, unit_labels)
+        replace(group, minimum_width=0) if branches.may_vanish(number) else group
+        for number, group in enumerate(_name_groups(trace, groups, unit_labels))
     )
     ends = tuple(c for c in contractions if bool((c.units != FIXED).any()))
     normalisations = (Normalisation(n.node, unit_of[components.of_atom[n.units]], n.axes) for n in trace.normalisations)

@@ -37,10 +37,8 @@ _FOLDABLE = {
 }
 
 
-def canonicalise(source: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """Return the canonical form of a copy of `source`, and sentences on what a user can notice of it."""
-    model = onnx.ModelProto()
-    model.CopyFrom(source)
+def canonicalise(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """Return the canonical form of a model, which is changed in place, and sentences on what a user can notice."""
     notes: list[str] = []
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)

@@ -1,5 +1,6 @@
 """From a path, bytes or a message to a canonical `Model`."""
 
+import math
 from pathlib import Path
 
 import onnx
@@ -12,6 +13,8 @@ from oamip_onnx.model.model import Model
 
 OLDEST_OPSET = 7
 
+_LARGE_WEIGHT_BYTES = 1 << 16
+
 
 def load_model(source: str | Path | bytes | onnx.ModelProto) -> Model:
     """Return the canonical model of a file, of its bytes, or of a message; the source itself is left as it is.
@@ -22,7 +25,9 @@ def load_model(source: str | Path | bytes | onnx.ModelProto) -> Model:
         If the file is missing, is no ONNX model, misses its external data, is invalid, or has an opset below 7.
     """
     if isinstance(source, onnx.ModelProto):
-        return _from_proto(source, source.ByteSize(), path=None, external_data=False)
+        copy = onnx.ModelProto()
+        copy.CopyFrom(source)
+        return _from_proto(copy, source.ByteSize(), path=None, external_data=False)
     if isinstance(source, bytes):
         return _from_proto(_parse(source, "The given bytes"), len(source), path=None, external_data=False)
     path = Path(source)
@@ -35,6 +40,7 @@ def load_model(source: str | Path | bytes | onnx.ModelProto) -> Model:
     except OSError as error:
         raise ModelError(f"The model file {str(path)!r} cannot be read: {error.strerror}.") from error
     proto = _parse(content, f"The file {str(path)!r}")
+    del content  # large models are held once
     files = _external_files(proto)
     missing = [name for name in files if not (path.parent / name).is_file()]
     if missing:
@@ -45,7 +51,7 @@ def load_model(source: str | Path | bytes | onnx.ModelProto) -> Model:
         load_external_data_for_model(proto, str(path.parent))
     except (ValueError, OSError, onnx.checker.ValidationError) as error:
         raise ModelError(f"The external data of {str(path)!r} cannot be read: {first_line(error)}.") from error
-    size_bytes = len(content) + sum((path.parent / name).stat().st_size for name in files)
+    size_bytes = path.stat().st_size + sum((path.parent / name).stat().st_size for name in files)
     return _from_proto(proto, size_bytes, path=path, external_data=bool(files))
 
 
@@ -72,6 +78,7 @@ def _parse(content: bytes, what: str) -> onnx.ModelProto:
 
 
 def _from_proto(proto: onnx.ModelProto, size_bytes: int, *, path: Path | None, external_data: bool) -> Model:
+    """Return the model of a message that nobody else holds."""
     what = f"The model {str(path)!r}" if path else "The model"
     for opset in proto.opset_import:
         if opset.domain in {"", "ai.onnx"} and opset.version < OLDEST_OPSET:
@@ -94,17 +101,44 @@ def _check(proto: onnx.ModelProto, what: str) -> None:
 
 
 def _without_large_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return what the checker can take: it refuses messages above 2 GiB, and would copy the others."""
-    if proto.ByteSize() < 2**31 - 1:
-        return proto
+    """Return what the checker needs to see: it serialises what it gets, and refuses messages above 2 GiB.
+
+    Raises
+    ------
+    ModelError
+        If a weight left out does not hold as many bytes as its shape and type ask for.
+    """
     light = onnx.ModelProto()
-    light.CopyFrom(proto)
-    for tensor in light.graph.initializer:
-        if len(tensor.raw_data) > 1 << 20:
-            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-            light.graph.input.append(value)
-    names = {i.name for i in light.graph.input}
-    small = [t for t in light.graph.initializer if t.name not in names]
-    del light.graph.initializer[:]
-    light.graph.initializer.extend(small)
+    for name in ("ir_version", "producer_name", "domain", "model_version"):
+        setattr(light, name, getattr(proto, name))
+    light.opset_import.extend(proto.opset_import)
+    light.functions.extend(proto.functions)
+    graph = light.graph
+    graph.name = proto.graph.name
+    graph.node.extend(proto.graph.node)
+    graph.input.extend(proto.graph.input)
+    graph.output.extend(proto.graph.output)
+    graph.value_info.extend(proto.graph.value_info)
+    declared = {i.name for i in proto.graph.input}
+    for tensor in proto.graph.initializer:
+        if len(tensor.raw_data) <= _LARGE_WEIGHT_BYTES or not tensor.name:
+            graph.initializer.append(tensor)
+            continue
+        _check_size(tensor)
+        if tensor.name not in declared:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     return light
+
+
+def _check_size(tensor: onnx.TensorProto) -> None:
+    try:
+        itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    except (KeyError, ValueError, TypeError) as error:
+        raise ModelError(f"The weight {tensor.name!r} has the unknown type {tensor.data_type}.") from error
+    expected = math.prod(tensor.dims) * itemsize
+    # Types narrower than a byte are packed.
+    if len(tensor.raw_data) != expected and itemsize > 1:
+        raise ModelError(
+            f"The weight {tensor.name!r} of shape {tuple(tensor.dims)} holds {len(tensor.raw_data)} bytes instead of "
+            f"{expected}; the file is damaged."
+        )
