@@ -262,6 +262,46 @@ def test_inspect(work: Path) -> None:
     assert 0 < found["smallest_parameters"] < 1
 
 
+def test_inspect_says_what_binds_a_group_and_what_can_be_encoded(work: Path) -> None:
+    onnx.save(GRAPHS["attention_heads"](), work / "attention.onnx")
+    onnx.save(GRAPHS["layer_normalisation"](), work / "stream.onnx")
+    ran = oamip("inspect", "attention.onnx", "--heads", "dimension", cwd=work)
+    assert "4 equal blocks" in ran.out, ran
+    found = json.loads(oamip("inspect", "stream.onnx", "--allow-inexact", "--json", "-", cwd=work).out)
+    assert [(g["width"], g["exact"]) for g in found["groups"]] == [(12, False), (8, True)]
+    assert 0 < found["encodable_nodes"] < 1
+    assert found["encodable_macs"] == 1
+    shut = json.loads(oamip("inspect", "stream.onnx", "--json", "-", cwd=work).out)
+    assert [g["width"] for g in shut["groups"]] == [8]
+    assert "normalisation" in {p["code"] for p in shut["pinned"]}
+    vanishing = json.loads(oamip("inspect", "model.onnx", "--json", "-", cwd=work).out)
+    assert [g["minimum_width"] for g in vanishing["groups"]] == [1, 0]
+
+
+def test_inexact_channels_and_other_settings_of_prune(work: Path) -> None:
+    onnx.save(GRAPHS["layer_normalisation"](), work / "stream.onnx")
+    np.savez(work / "tokens.npz", x=np.random.default_rng(0).normal(size=(40, 7, 10)).astype(np.float32))
+    arguments = ["prune", "stream.onnx", "out.onnx", "--data", "tokens.npz", "--round-to", 1, *FAST, "--json", "-"]
+    ran = oamip(*arguments, "--allow-inexact", "--set", "heads=dimension", "--set", "images=7", cwd=work)
+    assert ran.code == 0, ran.err
+    result = json.loads(ran.out)
+    assert [(g["before"], g["after"], g["exact"]) for g in result["groups"]] == [(12, 6, False), (8, 4, True)]
+    assert result["verification"]["passed"]
+    assert (result["config"]["heads"], result["config"]["images"]) == ("dimension", 7)
+    assert any("normalises over those it keeps" in note for note in result["notes"])
+    (work / "out.onnx").unlink()
+    failed(oamip(*arguments, "--set", "head=whole", cwd=work), 2, "no setting 'head'; did you mean 'heads'", work)
+    failed(oamip(*arguments, "--set", "heads", cwd=work), 2, "'heads' has no value", work)
+    failed(oamip(*arguments, "--set", "heads=none", cwd=work), 2, "'heads' does not take 'none'", work)
+
+
+def test_no_command_has_more_than_twenty_options(work: Path) -> None:
+    for command in ("prune", "score", "inspect", "bench"):
+        shown = oamip(command, "--help", cwd=work).out
+        options = {line.split()[0] for line in shown.splitlines() if line.strip().startswith("--")} - {"--help"}
+        assert 5 <= len(options) <= 20, (command, sorted(options))
+
+
 def test_inspect_with_dynamic_dimensions(work: Path) -> None:
     b = Builder(["N", "length", 10])
     x = b.add("Relu", b.add("MatMul", "x", b.weight(10, 16)))
