@@ -15,7 +15,7 @@ import onnx
 from oamip_onnx.bench import BenchSettings, LatencyComparison, compare_latency, describe_environment
 from oamip_onnx.budget import parse_target, plan_widths
 from oamip_onnx.calibration import Samples, Source, check_label_range, load_samples, random_samples
-from oamip_onnx.channels import BoolArray, ChannelAnalysis, analyse, select_units
+from oamip_onnx.channels import BoolArray, ChannelAnalysis, analyse, comparable_tensor, select_units
 from oamip_onnx.config import PruneConfig, make_config
 from oamip_onnx.errors import DataError, NothingToPruneError
 from oamip_onnx.importance import ImportanceContext, Progress, Scores, find_logits, silent
@@ -70,8 +70,10 @@ class Prepared:
         The same in the types of `original`.
     samples, types, analysis, options
         Calibration samples, concrete types, channels, provider and threads.
+    compared
+        The tensor that drift is measured on.
     logits
-        The output that importance looks at.
+        The tensor that importance takes a loss of.
     """
 
     original: Model
@@ -81,6 +83,7 @@ class Prepared:
     types: dict[str, TensorType]
     analysis: ChannelAnalysis
     options: RuntimeOptions
+    compared: str
     logits: str
 
 
@@ -164,9 +167,10 @@ def prepare(
         allow_inexact=config.allow_inexact,
         heads=config.heads,
     )
-    logits = find_logits(model, types)
+    compared = comparable_tensor(model, analysis)
+    logits = find_logits(model, types, compared)
     _check_classes(samples, types[logits])
-    return Prepared(original, stored, model, samples, types, analysis, options, logits)
+    return Prepared(original, stored, model, samples, types, analysis, options, compared, logits)
 
 
 def _load(source: ModelSource, config: PruneConfig, options: RuntimeOptions) -> tuple[Model, Model, Model]:
@@ -288,8 +292,7 @@ def prune(
         check_result(repaired.proto, prepared.original.proto, prepared.options)
         proto = _in_own_types(prepared, kept, repaired, _metadata(config))
     with clock.stage("drift"):
-        output = prepared.original.output_names[0]
-        drift = measure_drift(prepared.original.proto, repaired.proto, output, held_out, prepared.options)
+        drift = _drift(prepared, repaired.proto, held_out)
     with clock.stage("bench"):
         latency = _bench(prepared, repaired.proto, held_out, config) if config.bench else None
     findings = Findings(
@@ -388,7 +391,7 @@ def _repair(
 
 
 def _drift(prepared: Prepared, proto: onnx.ModelProto, samples: Samples) -> Drift:
-    return measure_drift(prepared.original.proto, proto, prepared.original.output_names[0], samples, prepared.options)
+    return measure_drift(prepared.original.proto, proto, prepared.compared, samples, prepared.options)
 
 
 def _bench(prepared: Prepared, proto: onnx.ModelProto, samples: Samples, config: PruneConfig) -> LatencyComparison:

@@ -12,6 +12,7 @@ from oamip_onnx.channels.groups import (
     TargetElement,
 )
 from oamip_onnx.channels.labels import FIXED, BoolArray, IntArray, Labels, lookup
+from oamip_onnx.channels.outputs import comparable_tensor
 from oamip_onnx.channels.selection import select_units
 from oamip_onnx.channels.slicing import kept_indices, kept_shape, scatter_array, slice_array
 from oamip_onnx.channels.trace import Heads
@@ -30,6 +31,7 @@ __all__ = [
     "PinCode",
     "TargetElement",
     "analyse",
+    "comparable_tensor",
     "kept_indices",
     "kept_shape",
     "living_nodes",

@@ -18,14 +18,23 @@ _POOLED_NUMBERS = 64
 LARGEST_CLASSES = 32
 
 
-def find_logits(model: Model, types: Mapping[str, TensorType]) -> str:
-    """Return the tensor to take the loss of: the first floating-point output, or what its final softmax reads.
+def find_logits(model: Model, types: Mapping[str, TensorType], output: str | None = None) -> str:
+    """Return the tensor to take the loss of: an output, or what its final softmax reads.
+
+    Parameters
+    ----------
+    model, types
+        The model and the types of its tensors.
+    output
+        The output; the first floating-point one by default.
 
     Raises
     ------
     ModelError
         If no output is floating-point.
     """
+    if output is not None:
+        return _before_softmax(model, types, output)
     for name in model.output_names:
         if np.issubdtype(types[name].dtype, np.floating) or types[name].dtype.kind == "V":
             return _before_softmax(model, types, name)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from oamip_onnx.calibration import BATCH_SIZE, Samples
-from oamip_onnx.model import Array
+from oamip_onnx.model import Array, with_outputs
 from oamip_onnx.runtime import RuntimeOptions, Session
 
 
@@ -37,15 +37,15 @@ class Drift:
 
 
 def run_output(model: onnx.ModelProto, output: str, samples: Samples, options: RuntimeOptions) -> Array:
-    """Return one output over all samples, stacked along its first axis."""
-    session = Session(model, options)
+    """Return one tensor over all samples, stacked along its first axis; it need not be an output."""
+    session = Session(with_outputs(model, [output], keep=True), options)
     return np.concatenate([session.run(feeds, [output])[output] for feeds in samples.batches(BATCH_SIZE)])
 
 
 def measure_drift(
     original: onnx.ModelProto, pruned: onnx.ModelProto, output: str, samples: Samples, options: RuntimeOptions
 ) -> Drift:
-    """Return how far the named output has moved.
+    """Return how far the named tensor has moved; both models have it, in the same shape.
 
     Raises
     ------
