@@ -33,6 +33,8 @@ def _without_branches(model: Model, types: Mapping[str, TensorType], costs: Cost
     parameters = {name: count for name, count in costs.parameters_by_tensor.items() if name in read}
     for index in consumers:
         out = nodes[index].output[0]
-        if out in read:
+        readers = {nodes[use.node].op_type for use in model.uses.get(out, ()) if use.node in alive}
+        has_bias = len(nodes[index].input) > 2 and bool(nodes[index].input[2])
+        if readers and (has_bias or readers != {"Add"}):  # zeros that are added leave nothing
             parameters[out] = types[out].shape[-1 if nodes[index].op_type == "MatMul" else 1]
     return Costs({i: count for i, count in costs.macs_by_node.items() if i in alive}, parameters)

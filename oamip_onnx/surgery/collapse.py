@@ -32,7 +32,13 @@ def collapse(model: Model, analysis: ChannelAnalysis, kept: BoolArray, graph: gs
         output = node.outputs[0]
         node.outputs.clear()
         for reader in list(graph.nodes):
-            reader.inputs = [constant if tensor is output else tensor for tensor in reader.inputs]
+            if output not in reader.inputs:
+                continue
+            if reader.op == "Add" and not values.any():
+                reader.op, reader.attrs = "Identity", {}  # zero is added: the other operand passes
+                reader.inputs = [tensor for tensor in reader.inputs if tensor is not output]
+            else:
+                reader.inputs = [constant if tensor is output else tensor for tensor in reader.inputs]
     graph.cleanup(remove_unused_graph_inputs=False)
 
 
