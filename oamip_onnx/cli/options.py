@@ -33,7 +33,7 @@ Heads = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Any other setting of --config: form=layerwise, images=100, …", metavar="NAME=VALUE"),
+    typer.Option("--set", help="Any other setting of --config: form=layerwise, seed=1, …", metavar="NAME=VALUE"),
 ]
 InputShape = Annotated[
     list[str] | None, typer.Option(help="Shape of an input with dynamic axes.", metavar="NAME=1,3,224,224")

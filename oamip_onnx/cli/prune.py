@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from oamip_onnx.cli import options
-from oamip_onnx.cli.app import app, check_json_target, messages, output, progress, write_json
+from oamip_onnx.cli.app import app, check_json_target, messages, output, parse_input_shapes, progress, write_json
 from oamip_onnx.config import PruneConfig, make_config, parse_settings, read_config, save_config
 from oamip_onnx.errors import OutputError
 from oamip_onnx.model import check_writable
@@ -26,6 +26,7 @@ def prune(
         str | None, typer.Option("--eval", help="Samples for accuracy and drift.", metavar="PATH")
     ] = None,
     random_data: options.RandomData = None,
+    input_shape: options.InputShape = None,
     samples: options.Samples = None,
     target: options.Target = None,
     importance: options.Importance = None,
@@ -37,7 +38,6 @@ def prune(
     more: options.Set = None,
     provider: options.Provider = None,
     threads: options.Threads = None,
-    seed: options.Seed = None,
     no_bench: Annotated[bool | None, typer.Option("--no-bench", help="Do not measure latency.")] = None,
     json_path: options.Json = None,
     config: Annotated[Path | None, typer.Option(help="Settings as TOML.", metavar="FILE")] = None,
@@ -60,7 +60,7 @@ def prune(
             allow_inexact=allow_inexact,
             provider=provider,
             threads=threads,
-            seed=seed,
+            input_shapes=parse_input_shapes(input_shape),
             bench=False if no_bench else None,
         ),
     )
