@@ -31,7 +31,7 @@ def float_input_from_bytes(model: Model, name: str, values: Array, notes: list[s
 
 
 def check_feeds(
-    model: Model, feeds: Mapping[str, Array], source: str, notes: list[str]
+    model: Model, feeds: Mapping[str, Array], source: str, notes: list[str], *, by_run: bool = False
 ) -> tuple[int | None, dict[str, Array]]:
     """Return the fixed run size, if any, and the feeds in the inputs' dtypes.
 
@@ -51,6 +51,8 @@ def check_feeds(
             d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None
             for d in _declared(model, name).shape.dim
         ]
+        if by_run:
+            shape = [None, *shape]
         _check_shape(values, shape, name, source)
         run_sizes.add(shape[0])
         checked[name] = values

@@ -19,6 +19,9 @@ class Samples:
     ----------
     feeds
         One array per graph input, all with the same first dimension, the sample axis.
+    by_run
+        Whether each sample is a run of its own, whose feeds lack the sample axis: models with states or settings beside
+        the data, such as recurrent ones that keep their batch on another axis.
     labels
         Class index of each sample, shape (samples,), or None.
     run_size
@@ -34,6 +37,7 @@ class Samples:
     run_size: int | None = None
     is_random: bool = False
     notes: tuple[str, ...] = ()
+    by_run: bool = False
 
     @property
     def count(self) -> int:
@@ -41,7 +45,11 @@ class Samples:
         return int(next(iter(self.feeds.values())).shape[0])
 
     def batches(self, size: int) -> Iterator[dict[str, Array]]:
-        """Yield feeds of at most `size` rows, in order; of exactly `run_size` rows where the model fixes it."""
+        """Yield feeds of at most `size` rows, in order; of exactly `run_size` rows, or run by run, where need be."""
+        if self.by_run:
+            for row in range(self.count):
+                yield {name: values[row, ...] for name, values in self.feeds.items()}
+            return
         step = self.run_size or max(1, size)
         for start in range(0, self.count, step):
             yield {name: values[start : start + step] for name, values in self.feeds.items()}
@@ -53,7 +61,7 @@ class Samples:
             index = index[: len(index) // self.run_size * self.run_size]
         feeds = {name: values[index] for name, values in self.feeds.items()}
         labels = None if self.labels is None else self.labels[index]
-        return Samples(feeds, labels, self.run_size, self.is_random, self.notes)
+        return Samples(feeds, labels, self.run_size, self.is_random, self.notes, self.by_run)
 
     def split(self, share: float) -> tuple["Samples", "Samples"]:
         """Return the first samples and the held-out last ones; `share` is the held-out part, at least one run."""

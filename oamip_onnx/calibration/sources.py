@@ -4,6 +4,7 @@ import importlib.util
 import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -58,16 +59,18 @@ def load_samples(
     parts = list(_parts(source, model))
     if not parts:
         raise DataError(f"The data source {_name(source)} holds no samples.")
+    by_run = runs_alone(model) or (len(parts) > 1 and any(_is_uneven(part, model) for part in parts))
+    if by_run:
+        parts = [_with_run_axis(part, model) for part in parts]
     feeds, found = _stack(parts, _name(source))
     if labels is not None:
         found = _load_labels(labels)
     notes: list[str] = []
     feeds = {name: float_input_from_bytes(model, name, values, notes) for name, values in feeds.items()}
-    run_size, feeds = check_feeds(model, feeds, _name(source), notes)
-    samples = Samples(feeds, None, run_size, notes=tuple(notes))
+    run_size, feeds = check_feeds(model, feeds, _name(source), notes, by_run=by_run)
+    samples = Samples(feeds, None, run_size, notes=tuple(notes), by_run=by_run)
     if found is not None:
-        checked = check_labels(found, samples.count, _name(source))
-        samples = Samples(feeds, checked, run_size, notes=tuple(notes))
+        samples = replace(samples, labels=check_labels(found, samples.count, _name(source)))
     return samples if limit is None or limit >= samples.count else samples.take(slice(0, limit))
 
 
@@ -76,19 +79,44 @@ def random_samples(model: Model, types: Mapping[str, TensorType], count: int, se
     generator = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
     run_size = None
+    by_run = runs_alone(model)
     for value in model.graph.input:
         kind = types[value.name]
         declared = value.type.tensor_type.shape.dim
-        if declared and declared[0].dim_value > 0:
+        if declared and declared[0].dim_value > 0 and not by_run:
             run_size = declared[0].dim_value
         rows = -(-count // run_size) * run_size if run_size else count
-        shape = (rows, *kind.shape[1:])
+        shape = (rows, *(kind.shape if by_run else kind.shape[1:]))
         if np.issubdtype(kind.dtype, np.floating):
             feeds[value.name] = generator.normal(size=shape).astype(kind.dtype)
         else:
             feeds[value.name] = generator.integers(0, 2, size=shape).astype(kind.dtype)
     note = "The samples were drawn at random: scores and drift say little about real inputs."
-    return Samples(feeds, None, run_size, is_random=True, notes=(note,))
+    return Samples(feeds, None, run_size, is_random=True, notes=(note,), by_run=by_run)
+
+
+def runs_alone(model: Model) -> bool:
+    """Return whether the inputs share no sample axis: a scalar among them, or a first axis fixed to another size."""
+    first = []
+    for value in model.graph.input:
+        dimensions = value.type.tensor_type.shape.dim
+        if not dimensions:
+            return True
+        first.append(dimensions[0].dim_value)
+    return any(size > 1 for size in first) and len(set(first)) > 1
+
+
+def _is_uneven(part: dict[str, Array], model: Model) -> bool:
+    """Return whether the inputs of one part differ in their first axis: it can only be a run."""
+    return len({part[name].shape[0] for name in model.input_names if name in part and part[name].ndim}) > 1
+
+
+def _with_run_axis(part: dict[str, Array], model: Model) -> dict[str, Array]:
+    """Return feeds with an axis of runs in front: one run, unless every input has that axis already."""
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in model.graph.input}
+    if all(part[name].ndim == rank + 1 for name, rank in ranks.items() if name in part):
+        return part
+    return {name: values[None] if name in ranks else np.atleast_1d(values) for name, values in part.items()}
 
 
 def _name(source: object) -> str:

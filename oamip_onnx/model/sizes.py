@@ -59,15 +59,23 @@ class Partial:
         The elements; arbitrary where not known.
     known
         Which elements do not depend on a dynamic dimension or on data, same shape.
+    sized
+        Whether sizes enter it; weights that are computed from other weights alone stay as they are.
     """
 
     values: Array
     known: npt.NDArray[np.bool_]
+    sized: bool = False
 
     @property
     def complete(self) -> bool:
         """Whether every element is known."""
         return bool(self.known.all())
+
+    @property
+    def is_size(self) -> bool:
+        """Whether every element is known and is a size, a position or what sizes alone make."""
+        return self.complete and (self.sized or self.values.dtype.kind in "iub")
 
 
 def fold_sizes(proto: onnx.ModelProto) -> int:
@@ -129,9 +137,9 @@ def _fold_once(proto: onnx.ModelProto) -> bool:
         found = [walk.partial.get(name) for name in names]
         if node.op_type == "Constant" or outputs.intersection(names) or not found:
             continue
-        if all(part is not None and part.complete for part in found):
+        parts = [part for part in found if part is not None and part.is_size]
+        if len(parts) == len(found):
             folded.add(index)
-            parts = [part for part in found if part is not None]
             tensors += [_tensor(part.values, name) for part, name in zip(parts, names, strict=True)]
     if not folded:
         return False
@@ -277,7 +285,8 @@ class _Walk:
             return
         part = dimensions[slice(int_attribute(node, "start", 0), int_attribute(node, "end", len(dimensions)))]
         values = np.array([0 if d is None else d for d in part], dtype=np.int64)
-        self.partial[node.output[0]] = Partial(values, np.array([d is not None for d in part], dtype=np.bool_))
+        known = np.array([d is not None for d in part], dtype=np.bool_)
+        self.partial[node.output[0]] = Partial(values, known, sized=True)
 
     def _evaluate(self, node: onnx.NodeProto, operands: list[Array | None]) -> None:
         """Run a node whose operands are known."""
@@ -287,7 +296,13 @@ class _Walk:
         results = run_node(node, operands, self.opset)
         for name, values in zip(node.output, results or [], strict=bool(results)):
             if name and values.size <= _LARGEST_ELEMENTS:
-                self.partial[name] = Partial(values, np.ones(values.shape, dtype=np.bool_))
+                self.partial[name] = Partial(values, np.ones(values.shape, dtype=np.bool_), self._is_sized(node))
+
+    def _is_sized(self, node: onnx.NodeProto) -> bool:
+        """Return whether a size enters a node: one that was measured, or an integer that shapes what it makes."""
+        if node.op_type in {"ConstantOfShape", "Range", "Size", "EyeLike"}:
+            return True
+        return any(self.partial[name].sized for name in node.input if name)
 
     def _move(self, node: onnx.NodeProto, data: Partial) -> None:
         """Move values and what is known of them by known parameters."""
@@ -295,7 +310,7 @@ class _Walk:
         values = run_node(node, [data.values, *rest], self.opset)
         known = run_node(node, [data.known.astype(np.int64), *rest], self.opset)
         if values and known and values[0].size <= _LARGEST_ELEMENTS:
-            self.partial[node.output[0]] = Partial(values[0], known[0].astype(np.bool_))
+            self.partial[node.output[0]] = Partial(values[0], known[0].astype(np.bool_), sized=True)
 
     def _combine(self, node: onnx.NodeProto) -> None:
         """Compute the elements whose operands are all known."""
@@ -304,7 +319,7 @@ class _Walk:
         results = run_node(node, operands, self.opset)
         known = np.logical_and.reduce(np.broadcast_arrays(*(p.known for p in parts)))
         if results and results[0].shape == known.shape and known.size <= _LARGEST_ELEMENTS:
-            self.partial[node.output[0]] = Partial(results[0], known)
+            self.partial[node.output[0]] = Partial(results[0], known, sized=True)
 
     def _concat(self, node: onnx.NodeProto) -> None:
         """Lay known and unknown elements one behind the other; all lengths must be known."""
@@ -321,7 +336,7 @@ class _Walk:
         if any(part.values.ndim != 1 for part in parts):
             return
         values, known = np.concatenate([p.values for p in parts]), np.concatenate([p.known for p in parts])
-        self.partial[node.output[0]] = Partial(values, known)
+        self.partial[node.output[0]] = Partial(values, known, sized=True)
 
 
 def _all_complete(parts: list[Partial | None]) -> bool:

@@ -18,7 +18,7 @@ from oamip_onnx.channels import (
     vanished_consumers,
 )
 from oamip_onnx.errors import ModelError
-from oamip_onnx.model import Array, Model
+from oamip_onnx.model import Array, Model, captured_names, inner_nodes
 from oamip_onnx.surgery.collapse import collapse
 from oamip_onnx.surgery.constants import rewrite, touches
 
@@ -146,6 +146,8 @@ def _restore(proto: onnx.ModelProto, original: onnx.ModelProto, metadata: Mappin
         if source_node is None:
             continue
         node.name = source_node.name
+        if captured_names(source_node) or any(inner_nodes(source_node)):
+            _restore_bodies(graph, node, source_node, original)
         if source_node.HasField("domain"):
             node.domain = source_node.domain
         else:
@@ -155,6 +157,17 @@ def _restore(proto: onnx.ModelProto, original: onnx.ModelProto, metadata: Mappin
     entries = {p.key: p.value for p in original.metadata_props} | dict(metadata)
     onnx.helper.set_model_props(proto, entries)
     return proto
+
+
+def _restore_bodies(
+    graph: onnx.GraphProto, node: onnx.NodeProto, source: onnx.NodeProto, original: onnx.ModelProto
+) -> None:
+    """Give back the bodies of a control-flow node: graphsurgeon copies the weights that they capture into each."""
+    del node.attribute[:]
+    node.attribute.extend(source.attribute)
+    present = {tensor.name for tensor in graph.initializer}
+    captured = captured_names(source) - present
+    graph.initializer.extend(tensor for tensor in original.graph.initializer if tensor.name in captured)
 
 
 @contextlib.contextmanager
