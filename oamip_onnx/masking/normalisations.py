@@ -112,7 +112,7 @@ def _reduce_mean(writer: Writer, node: onnx.NodeProto, data: str, factor: str) -
 def _standardise(writer: Writer, node: onnx.NodeProto, data: str, factor: str, axes: Sequence[int]) -> None:
     """Write LayerNormalization, RMSNormalization or InstanceNormalization."""
     rank = len(writer.kind.shape)
-    if "RMS" not in node.op_type and "Simplified" not in node.op_type:
+    if "RMS" not in node.op_type:
         data = writer.add("Sub", data, writer.mean(writer.add("Mul", data, factor), axes))
     square = writer.add("Mul", writer.add("Mul", data, data), factor)
     epsilon = attribute(node, "epsilon", _EPSILON)

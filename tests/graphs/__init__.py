@@ -1,6 +1,6 @@
 """Small graphs, at least one per operator, on which removal must equal masking."""
 
-from graphs import attention, broadcast, contraction, movement, recurrent, reduction, weights
+from graphs import attention, broadcast, contraction, movement, recurrent, reduction, single, weights
 from graphs.builder import GRAPHS, IR_VERSION, OPSET, Builder, graph, head, image
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "movement",
     "recurrent",
     "reduction",
+    "single",
     "weights",
 ]

@@ -124,8 +124,6 @@ def lp_normalisation(trace: Trace, index: int, node: onnx.NodeProto) -> None:
 
 
 @rule(["LayerNormalization", "RMSNormalization"], Family.REDUCTION)
-@rule("SimplifiedLayerNormalization", Family.REDUCTION, domain="com.microsoft")
-@rule("SimplifiedLayerNormalization", Family.REDUCTION)
 def layer_normalisation(trace: Trace, index: int, node: onnx.NodeProto) -> None:
     """Normalise over all axes from the given one on; scale and bias are aligned with the last axes."""
     data, out = node.input[0], node.output[0]
