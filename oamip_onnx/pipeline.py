@@ -159,7 +159,22 @@ def prepare(
         samples = random_samples(model, types, config.samples or _RANDOM_SAMPLES, config.seed)
     else:
         raise DataError("Pruning needs calibration samples: give --data, or --random-data to do without.")
-    analysis = analyse(
+    analysis = analyse_as(model, types, config)
+    compared = comparable_tensor(model, analysis)
+    logits = find_logits(model, types, compared)
+    _check_classes(samples, types[logits])
+    return Prepared(original, stored, model, samples, types, analysis, options, compared, logits)
+
+
+def analyse_as(model: Model, types: Mapping[str, TensorType], config: PruneConfig) -> ChannelAnalysis:
+    """Return the channel groups of a model under the settings of a run.
+
+    Raises
+    ------
+    ModelError, UsageError
+        If the operands of a node do not fit each other, or a pattern matches nothing.
+    """
+    return analyse(
         model,
         types,
         ignore=config.ignore,
@@ -167,10 +182,6 @@ def prepare(
         allow_inexact=config.allow_inexact,
         heads=config.heads,
     )
-    compared = comparable_tensor(model, analysis)
-    logits = find_logits(model, types, compared)
-    _check_classes(samples, types[logits])
-    return Prepared(original, stored, model, samples, types, analysis, options, compared, logits)
 
 
 def _load(source: ModelSource, config: PruneConfig, options: RuntimeOptions) -> tuple[Model, Model, Model]:

@@ -3,11 +3,11 @@
 from rich.table import Table
 
 from oamip_onnx.calibration import load_samples
-from oamip_onnx.channels import analyse
 from oamip_onnx.cli import options
 from oamip_onnx.cli.app import app, check_json_target, output, parse_input_shapes, write_json
 from oamip_onnx.config import make_config
 from oamip_onnx.model import bind_inputs, infer_shapes, load_model
+from oamip_onnx.pipeline import analyse_as
 from oamip_onnx.report import GroupInspection, Inspection, inspect_channels
 
 EPILOG = "Example: oamip inspect model.onnx --json -"
@@ -35,14 +35,7 @@ def inspect(
         samples = load_samples(data, loaded)
         feeds = next(samples.take(slice(0, samples.run_size or 1)).batches(1))
     types = infer_shapes(loaded, bind_inputs(loaded, feeds, shapes), feeds)
-    analysis = analyse(
-        loaded,
-        types,
-        ignore=config.ignore,
-        only=config.only,
-        allow_inexact=config.allow_inexact,
-        heads=config.heads,
-    )
+    analysis = analyse_as(loaded, types, config)
     found = inspect_channels(loaded, analysis)
     write_json(found.model_dump_json(indent=2), json_path)
     if json_path != "-":

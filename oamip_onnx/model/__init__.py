@@ -2,12 +2,12 @@
 
 from oamip_onnx.model.costs import CONTRACTIONS, Costs, count_costs, node_macs
 from oamip_onnx.model.graph import captured_names, inner_nodes, replace_nodes
+from oamip_onnx.model.known import KnownSizes, Partial, known_sizes, run_node
 from oamip_onnx.model.load import load_model
 from oamip_onnx.model.model import Array, Model, Use, attribute, int_attribute, ints_attribute
 from oamip_onnx.model.precision import as_float32, has_rare_types
 from oamip_onnx.model.save import check_writable, save_model, write_text
 from oamip_onnx.model.shapes import TensorType, bind_inputs, infer_shapes, with_outputs
-from oamip_onnx.model.sizes import KnownSizes, Partial, known_sizes, run_node
 
 __all__ = [
     "CONTRACTIONS",

@@ -9,8 +9,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from oamip_onnx.errors import DataError, ModelError, UsageError, closest, first_line
+from oamip_onnx.model.known import known_sizes
 from oamip_onnx.model.model import Array, Model
-from oamip_onnx.model.sizes import known_sizes
 from oamip_onnx.runtime import RuntimeOptions, Session
 
 # Tensors up to this size can be shapes, axes or split sizes that inference must see the values of.
