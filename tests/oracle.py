@@ -30,10 +30,11 @@ class Analysed:
     analysis: ChannelAnalysis
 
 
-def analysed(proto: onnx.ModelProto, **settings: Any) -> Analysed:
-    """Return a model with its channels; dynamic dimensions are bound to 1."""
+def analysed(proto: onnx.ModelProto, *, shapes: dict[str, list[int]] | None = None, **settings: Any) -> Analysed:
+    """Return a model with its channels; dynamic dimensions are bound to 1 unless shapes are given."""
     model = load_model(proto)
-    shapes = {v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
+    if shapes is None:
+        shapes = {v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
     return Analysed(model, analyse(model, infer_shapes(model, bind_inputs(model, None, shapes)), **settings))
 
 

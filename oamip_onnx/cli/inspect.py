@@ -82,6 +82,10 @@ def _show(found: Inspection) -> None:
         pins = Table(title=None, header_style="bold")
         for column in ("Stays", "Code", "Reason"):
             pins.add_column(column, overflow="fold")
+        by_reason: dict[tuple[str, str], list[str]] = {}
         for pin in found.pinned:
-            pins.add_row(pin.tensor, pin.code, pin.reason)
+            by_reason.setdefault((pin.code, pin.reason), []).append(pin.tensor)
+        for (code, reason), tensors in by_reason.items():
+            more = f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""
+            pins.add_row(tensors[0] + more, code, reason)
         console.print(pins)

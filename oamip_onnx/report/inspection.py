@@ -9,6 +9,8 @@ from oamip_onnx.formulation import BUILDERS
 from oamip_onnx.model import Costs, Model
 from oamip_onnx.report.schema import SCHEMA_VERSION, PinRecord
 
+_PRODUCTS = frozenset({"Conv", "Div", "Gemm", "MatMul", "Mul"})
+
 
 class GroupInspection(BaseModel):
     """One group; the shares are of the model's costs that touch its channels.
@@ -107,7 +109,14 @@ def _minimum(group: ChannelGroup) -> BoolArray:
 
 
 def _encodable(model: Model, costs: Costs) -> tuple[float, float]:
-    """Return the shares of nodes and of MACs in operators that the program in shift form has a builder for."""
-    fits = [i for i, node in enumerate(model.graph.node) if not node.domain and node.op_type in BUILDERS]
+    """Return the shares of nodes, and of MACs in them, that the program in shift form has a builder for.
+
+    Products count only with one operand that the data reach: their product is not linear in the scores.
+    """
+    fits = []
+    for index, node in enumerate(model.graph.node):
+        data = sum(bool(name) and not model.is_constant(name) for name in node.input)
+        if not node.domain and node.op_type in BUILDERS and (data == 1 or node.op_type not in _PRODUCTS):
+            fits.append(index)
     macs = sum(costs.macs_by_node.get(i, 0) for i in fits)
     return len(fits) / max(len(model.graph.node), 1), macs / max(costs.macs, 1)
