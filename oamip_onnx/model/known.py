@@ -52,23 +52,15 @@ class Partial:
         The elements; arbitrary where not known.
     known
         Which elements do not depend on a dynamic dimension or on data, same shape.
-    sized
-        Whether sizes enter it; weights that are computed from other weights alone stay as they are.
     """
 
     values: Array
     known: npt.NDArray[np.bool_]
-    sized: bool = False
 
     @property
     def complete(self) -> bool:
         """Whether every element is known."""
         return bool(self.known.all())
-
-    @property
-    def is_size(self) -> bool:
-        """Whether every element is known and is a size, a position or what sizes alone make."""
-        return self.complete and (self.sized or self.values.dtype.kind in "iub")
 
 
 @dataclass(frozen=True)
@@ -237,8 +229,7 @@ class Walk:
             return
         part = dimensions[slice(int_attribute(node, "start", 0), int_attribute(node, "end", len(dimensions)))]
         values = np.array([0 if d is None else d for d in part], dtype=np.int64)
-        known = np.array([d is not None for d in part], dtype=np.bool_)
-        self.partial[node.output[0]] = Partial(values, known, sized=True)
+        self.partial[node.output[0]] = Partial(values, np.array([d is not None for d in part], dtype=np.bool_))
 
     def _evaluate(self, node: onnx.NodeProto, operands: list[Array | None]) -> None:
         """Run a node whose operands are known."""
@@ -248,13 +239,7 @@ class Walk:
         results = run_node(node, operands, self.opset)
         for name, values in zip(node.output, results or [], strict=bool(results)):
             if name and values.size <= _LARGEST_ELEMENTS:
-                self.partial[name] = Partial(values, np.ones(values.shape, dtype=np.bool_), self._is_sized(node))
-
-    def _is_sized(self, node: onnx.NodeProto) -> bool:
-        """Return whether a size enters a node: one that was measured, or an integer that shapes what it makes."""
-        if node.op_type in {"ConstantOfShape", "Range", "Size", "EyeLike"}:
-            return True
-        return any(self.partial[name].sized for name in node.input if name)
+                self.partial[name] = Partial(values, np.ones(values.shape, dtype=np.bool_))
 
     def _move(self, node: onnx.NodeProto, data: Partial) -> None:
         """Move values and what is known of them by known parameters."""
@@ -262,7 +247,7 @@ class Walk:
         values = run_node(node, [data.values, *rest], self.opset)
         known = run_node(node, [data.known.astype(np.int64), *rest], self.opset)
         if values and known and values[0].size <= _LARGEST_ELEMENTS:
-            self.partial[node.output[0]] = Partial(values[0], known[0].astype(np.bool_), sized=True)
+            self.partial[node.output[0]] = Partial(values[0], known[0].astype(np.bool_))
 
     def _combine(self, node: onnx.NodeProto) -> None:
         """Compute the elements whose operands are all known."""
@@ -271,7 +256,7 @@ class Walk:
         results = run_node(node, operands, self.opset)
         known = np.logical_and.reduce(np.broadcast_arrays(*(p.known for p in parts)))
         if results and results[0].shape == known.shape and known.size <= _LARGEST_ELEMENTS:
-            self.partial[node.output[0]] = Partial(results[0], known, sized=True)
+            self.partial[node.output[0]] = Partial(results[0], known)
 
     def _concat(self, node: onnx.NodeProto) -> None:
         """Lay known and unknown elements one behind the other; all lengths must be known."""
@@ -288,7 +273,7 @@ class Walk:
         if any(part.values.ndim != 1 for part in parts):
             return
         values, known = np.concatenate([p.values for p in parts]), np.concatenate([p.known for p in parts])
-        self.partial[node.output[0]] = Partial(values, known, sized=True)
+        self.partial[node.output[0]] = Partial(values, known)
 
 
 def _all_complete(parts: list[Partial | None]) -> bool:

@@ -12,6 +12,9 @@ from oamip_onnx.model.graph import remove_nodes
 from oamip_onnx.model.known import Walk, declared_types
 from oamip_onnx.model.model import Array
 
+# Scales and scalars may be folded in whatever type they are used.
+_FEW_ELEMENTS = 16
+
 # The walk sees nearly everything in one pass; what it folds may let ONNX's inference see the rest.
 _ROUNDS = 2
 
@@ -42,8 +45,8 @@ def _fold_once(proto: onnx.ModelProto) -> bool:
         found = [walk.partial.get(name) for name in names]
         if node.op_type == "Constant" or outputs.intersection(names) or not found:
             continue
-        parts = [part for part in found if part is not None and part.is_size]
-        if len(parts) == len(found):
+        parts = [part for part in found if part is not None and part.complete]
+        if len(parts) == len(found) and not _widens(node, parts[0].values):
             folded.add(index)
             tensors += [_tensor(part.values, name) for part, name in zip(parts, names, strict=True)]
     if not folded:
@@ -51,6 +54,11 @@ def _fold_once(proto: onnx.ModelProto) -> bool:
     graph.initializer.extend(tensors)
     remove_nodes(graph, folded)
     return True
+
+
+def _widens(node: onnx.NodeProto, values: Array) -> bool:
+    """Return whether folding a node would store weights in a wider type than they have."""
+    return node.op_type in {"Cast", "CastLike"} and values.dtype.kind == "f" and values.size > _FEW_ELEMENTS
 
 
 def _tensor(values: Array, name: str) -> onnx.TensorProto:

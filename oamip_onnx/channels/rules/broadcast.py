@@ -73,14 +73,21 @@ def join_operands(trace: Trace, names: list[str], shape: tuple[int, ...], where:
 def _free_of(
     trace: Trace, factors: list[IntArray], axes: set[int], name: str, other: str, where: str
 ) -> list[IntArray]:
-    """Pin factors that depend on an axis along which the other operand is full and cannot shrink; return the rest."""
+    """Pin factors that depend on an axis along which the other operand is full and cannot shrink; return the rest.
+
+    A factor over other axes as well goes by whole rows instead.
+    """
     free = []
     for factor in factors:
-        if trace.shrinking(factor) & axes:
-            reason = f"{where} combines these channels with {other!r}, which cannot be narrowed along that axis."
-            trace.pin(factor.ravel(), Pin(name, PinCode.FIXED_AXIS, reason))
-        else:
+        held = trace.shrinking(factor) & axes
+        reason = f"{where} combines these channels with {other!r}, which cannot be narrowed along that axis."
+        pin = Pin(name, PinCode.FIXED_AXIS, reason)
+        if not held:
             free.append(factor)
+        elif axes_of(factor) - held and trace.heads == "whole":
+            free.append(trace.tie(factor, held, pin))
+        else:
+            trace.pin(factor.ravel(), pin)
     return free
 
 
