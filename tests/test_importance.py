@@ -227,7 +227,7 @@ def test_values_that_are_no_numbers_are_an_error() -> None:
 def test_shift_needs_a_classifier_and_known_operators() -> None:
     b = image()
     subject = analysed(b.finish(b.conv(b.add("Relu", b.conv("x", 3, 8)), 8, 2)))
-    with pytest.raises(UnsupportedOperatorError, match="--form response"):
+    with pytest.raises(UnsupportedOperatorError, match="form=response"):
         shift_scores(context_of(subject))
     b = image()
     x = b.add("Tanh", b.conv("x", 3, 4))

@@ -237,3 +237,14 @@ def test_model_that_does_not_classify() -> None:
     assert result.report.drift.top1_agreement is None
     assert any("squared error" in note for note in result.report.notes) or result.report.importance.endswith("wise)")
     assert result.report.pruned.macs < 0.5 * result.report.original.macs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in GRAPHS if not n.startswith(("pointwise", "single"))])
+def test_every_graph_goes_through_the_whole_job(name: str) -> None:
+    proto = GRAPHS[name]()
+    shapes = {v.name: tuple(d.dim_value or 2 for d in v.type.tensor_type.shape.dim) for v in proto.graph.input}
+    settings = {"images": 12, "samples": 24, "round_to": 1, "bench": False, "threads": 1, "allow_inexact": True}
+    result = oamip_onnx.prune(proto, random_data=True, input_shapes=shapes, **settings)
+    assert result.report.verification.passed
+    assert result.report.pruned.parameters < result.report.original.parameters

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from oamip_onnx.calibration import ActivationStream, Samples
 from oamip_onnx.channels import ChannelGroup, Contraction
-from oamip_onnx.errors import ModelError
+from oamip_onnx.errors import UnsupportedOperatorError
 from oamip_onnx.importance.logits import LARGEST_CLASSES, Loss, loss_of, pooled
 from oamip_onnx.importance.protocol import ImportanceContext
 from oamip_onnx.importance.response import response_program, select_samples
@@ -42,15 +42,18 @@ def layerwise_scores(context: ImportanceContext) -> Scores:
     ------
     SolverError
         If a program has no solution.
-    ModelError
-        If a tensor does not keep the samples on its first axis.
+    UnsupportedOperatorError
+        If a layer does not tell the samples apart as the output does.
     """
     samples = select_samples(context, context.images)
     loss = _targets(context, samples)
     values = np.zeros(context.analysis.unit_count)
     solves: list[SolverResult] = []
     for number, (group, width) in enumerate(zip(context.analysis.groups, context.widths, strict=True)):
-        changes, base = _contributions(context, group, samples, loss)
+        ends = _ends(context, group)
+        if not ends:
+            continue  # nothing reads these units: they are worth nothing
+        changes, base = _contributions(context, group, ends, samples, loss)
         owner = np.zeros(group.width, dtype=np.int64)
         program = response_program(f"layer {group.name}", base, changes, loss, owner, [width])
         solution = ConicSolver().solve(program)
@@ -77,11 +80,27 @@ def _targets(context: ImportanceContext, samples: Samples) -> Loss:
     return Loss(classifies=False, targets=values)
 
 
+def _ends(context: ImportanceContext, group: ChannelGroup) -> dict[str, Contraction]:
+    """Return where a group's units end, by tensor; recurrent weights, where no data pass, are left out."""
+    ends: dict[str, Contraction] = {}
+    inside = range(group.first_unit, group.first_unit + group.width)
+    for contraction in context.analysis.contractions:
+        is_new = contraction.tensor not in ends and not context.model.is_constant(contraction.tensor)
+        if is_new and bool(np.isin(contraction.units, inside).any()):
+            ends[contraction.tensor] = contraction
+    return ends
+
+
 def _contributions(
-    context: ImportanceContext, group: ChannelGroup, samples: Samples, loss: Loss
+    context: ImportanceContext, group: ChannelGroup, ends: dict[str, Contraction], samples: Samples, loss: Loss
 ) -> tuple[FloatArray, FloatArray]:
     """Return −Σ A φ of every unit, shape (units, samples · classes), and the head's output q⁰, (samples, classes)."""
-    features, units = _features(context, group, samples)
+    features, units = _features(context, group, ends, samples)
+    if len(features) != len(loss.targets):
+        raise UnsupportedOperatorError(
+            f"The layer-wise form finds {len(features)} samples at {next(iter(ends))!r} and {len(loss.targets)} at the "
+            "output; use the response form."
+        )
     scale = np.maximum(features.std(axis=0), 1e-6)
     weights, bias = _head(features / scale, loss)
     weights = weights / scale
@@ -115,45 +134,44 @@ def _head(features: FloatArray, loss: Loss) -> tuple[FloatArray, FloatArray]:
 
 
 def _features(
-    context: ImportanceContext, group: ChannelGroup, samples: Samples
+    context: ImportanceContext, group: ChannelGroup, ends: dict[str, Contraction], samples: Samples
 ) -> tuple[FloatArray, npt.NDArray[np.int64]]:
     """Return the pooled activations where the group's units end, (samples, features), and each feature's unit."""
-    ends: dict[str, Contraction] = {}
     inside = range(group.first_unit, group.first_unit + group.width)
-    for contraction in context.analysis.contractions:
-        present = np.unique(contraction.units)
-        if contraction.tensor not in ends and any(int(u) in inside for u in present):
-            ends[contraction.tensor] = contraction
     stream = ActivationStream(context.model.proto, list(ends), context.options)
-    parts: list[list[FloatArray]] = []
+    kept_apart = all(context.analysis.types[name].shape[0] == _traced_batch(context) for name in ends)
+    # Where a tensor has the samples on another axis (a recurrent layer's batch, windows of a plane), each runs alone.
+    step = samples.run_size or 1
+    starts = range(0, samples.count, step)
+    runs = [samples] if kept_apart and not samples.by_run else [samples.take(range(i, i + step)) for i in starts]
+    parts: list[FloatArray] = []
     owners: list[npt.NDArray[np.int64]] = []
-    for batch, feeds in zip(stream.batches(samples), samples.batches(100), strict=True):
-        rows = len(next(iter(feeds.values())))
-        pooled_batch = []
-        owners = []
-        for name, contraction in ends.items():
-            values, units = _pool(name, batch[name], contraction.units, rows)
-            mine = (units >= inside.start) & (units < inside.stop)
-            pooled_batch.append(values[:, mine])
-            owners.append(units[mine] - group.first_unit)
-        parts.append(pooled_batch)
-    features = np.concatenate([np.concatenate(batch, axis=1) for batch in parts])
-    return features, np.concatenate(owners)
+    for run in runs:
+        for batch in stream.batches(run):
+            pooled_batch = []
+            owners = []
+            for name, contraction in ends.items():
+                alone = run is not samples
+                values, units = batch[name], contraction.units
+                pooled_values, own = _pool(values[None] if alone else values, units[None] if alone else units)
+                mine = (own >= inside.start) & (own < inside.stop)
+                pooled_batch.append(pooled_values[:, mine])
+                owners.append(own[mine] - group.first_unit)
+            parts.append(np.concatenate(pooled_batch, axis=1))
+    return np.concatenate(parts), np.concatenate(owners)
 
 
-def _pool(
-    name: str, values: Array, units: npt.NDArray[np.int64], rows: int
-) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+def _traced_batch(context: ImportanceContext) -> int:
+    """Return the size of the sample axis at which the shapes were traced."""
+    return context.analysis.types[context.model.input_names[0]].shape[0]
+
+
+def _pool(values: Array, units: npt.NDArray[np.int64]) -> tuple[FloatArray, npt.NDArray[np.int64]]:
     """Return activations averaged over parts of the axes that carry no units, as (samples, features), and the units."""
-    if values.shape[0] != rows or units.shape[0] != 1:
-        raise ModelError(
-            f"The tensor {name!r} does not keep the samples on its first axis, which the layer-wise form needs; "
-            "use --form response."
-        )
     array = values.astype(np.float64)
     for axis in range(1, array.ndim):
         if units.shape[axis] == 1 and array.shape[axis] > 1:
             pieces = np.array_split(array, min(_PARTS, array.shape[axis]), axis=axis)
             array = np.concatenate([p.mean(axis=axis, keepdims=True) for p in pieces], axis=axis)
     owners = np.broadcast_to(units, (1, *array.shape[1:])).ravel()
-    return array.reshape(rows, -1), owners
+    return array.reshape(len(array), -1), owners

@@ -12,7 +12,7 @@ import numpy as np
 
 from oamip_onnx.calibration import Samples
 from oamip_onnx.channels import select_units
-from oamip_onnx.errors import UsageError, closest
+from oamip_onnx.errors import UnsupportedOperatorError, UsageError, closest
 from oamip_onnx.importance.layerwise import layerwise_scores
 from oamip_onnx.importance.protocol import Criterion, ImportanceContext, criterion
 from oamip_onnx.importance.response import ROUNDS, Responses, response_scores, select_samples
@@ -54,7 +54,10 @@ def oamip(context: ImportanceContext) -> Scores:
 
 def _choose(context: ImportanceContext) -> Scores:
     seconds, coefficients = _estimate(context)
-    layerwise = layerwise_scores(context)
+    try:
+        layerwise = layerwise_scores(context)
+    except UnsupportedOperatorError as error:
+        return _with_notes(response_scores(context), f"The response form was chosen. {error}")
     if seconds > _AFFORDABLE_SECONDS or coefficients > _LARGEST_PROGRAM:
         reason = (
             f"The layer-wise form was chosen: the response form would take about {seconds:.0f} s with "

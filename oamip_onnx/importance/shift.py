@@ -54,7 +54,7 @@ def _images(context: ImportanceContext, count: int) -> tuple[Samples, npt.NDArra
     if values.ndim != 2 or values.shape[1] < 2:
         raise UnsupportedOperatorError(
             f"The shift form needs the logits of a classifier; {context.logits!r} has the shape {values.shape}. "
-            "Use --form response or --form layerwise."
+            "Use form=response or form=layerwise."
         )
     predicted = values.argmax(axis=1).astype(np.int64)
     labels = predicted if context.samples.labels is None else context.samples.labels
