@@ -69,6 +69,7 @@ def test_quantised_graph_is_narrowed_with_its_scales(fashion: Path, tmp_path: Pa
     assert result.report.verification.passed
     assert result.report.verification.max_rel_error < 1e-4
     assert result.report.pruned.macs < 0.3 * result.report.original.macs
+    assert all(min(g.importance) > 0 for g in result.report.groups), "scales and integers make the weights"
     arrays = {t.name: numpy_helper.to_array(t) for t in result.model.graph.initializer}
     weights = [n for n in result.model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in arrays]
     per_channel = [n for n in weights if arrays[n.input[1]].ndim == 1 and arrays[n.input[1]].size > 1]

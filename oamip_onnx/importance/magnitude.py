@@ -1,11 +1,13 @@
 """Magnitude: the ℓ2 norm of the weights that produce a unit."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 
 from oamip_onnx.importance.protocol import ImportanceContext, criterion
 from oamip_onnx.importance.scores import FloatArray, Scores
-from oamip_onnx.model import int_attribute
+from oamip_onnx.model import Array, Model, int_attribute, run_node
 
 
 @criterion("magnitude")
@@ -17,15 +19,33 @@ def magnitude(context: ImportanceContext) -> Scores:
     for node in model.graph.node:
         for operand, axis in _leaving_axes(node):
             name = node.input[operand]
-            if name in seen or not model.is_constant(name):
+            values = None if name in seen else _weight(model, name)
+            if values is None:
                 continue
             seen.add(name)
             labels = analysis.labels.get(name)
             factor = None if labels is None else labels.factor_over(axis % len(labels.shape))
             if factor is not None:
-                values = model.array(name).astype(np.float64) ** 2
-                np.add.at(energy, np.broadcast_to(factor, values.shape), values)
+                axes = list(range(values.ndim))
+                spread = [a for a in axes if factor.shape[a] > 1]
+                # Squares are summed in float64 without a copy of the weight in float64.
+                operands: list[Any] = [values, axes, values, axes, spread]
+                sums = np.asarray(np.einsum(*operands, dtype=np.float64, casting="unsafe"))
+                np.add.at(energy, factor.reshape(sums.shape), sums)
     return Scores(_relative(np.sqrt(energy[:-1]), context), "magnitude")
+
+
+def _weight(model: Model, name: str) -> Array | None:
+    """Return the values of a weight: an initializer, or what one node makes of initializers; None for activations."""
+    values: Array | None = None
+    if model.is_constant(name):
+        values = model.array(name)
+    elif name in model.producers:
+        node = model.graph.node[model.producers[name]]
+        if not node.domain and all(model.is_constant(n) for n in node.input if n):
+            results = run_node(node, [model.array(n) if n else None for n in node.input], model.opsets[""])
+            values = None if results is None else results[list(node.output).index(name)]
+    return values.astype(np.float32) if values is not None and values.dtype.kind == "V" else values
 
 
 def _leaving_axes(node: onnx.NodeProto) -> list[tuple[int, int]]:
