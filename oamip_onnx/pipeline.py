@@ -152,7 +152,7 @@ def prepare(
     shapes = config.input_shapes
     if data is not None:
         samples = load_samples(data, model, labels=labels, limit=config.samples)
-        feeds = next(samples.take(slice(0, samples.run_size or 1)).batches(1))
+        feeds = samples.one_run()
         types = infer_shapes(model, bind_inputs(model, feeds, shapes), feeds)
     elif random_data:
         types = infer_shapes(model, bind_inputs(model, None, shapes))
@@ -406,7 +406,7 @@ def _drift(prepared: Prepared, proto: onnx.ModelProto, samples: Samples) -> Drif
 
 
 def _bench(prepared: Prepared, proto: onnx.ModelProto, samples: Samples, config: PruneConfig) -> LatencyComparison:
-    feeds = next(samples.take(slice(0, samples.run_size or 1)).batches(1))
+    feeds = samples.one_run()
     return compare_latency(
         prepared.original.proto, proto, feeds, prepared.options, settings=BenchSettings(), seed=config.seed
     )

@@ -24,6 +24,7 @@ from random_graphs import BLOCKS, RandomGraph, dependence, random_graphs, sample
 
 from oamip_onnx.budget import costs_of, uniform_widths
 from oamip_onnx.channels import FIXED, BoolArray, ChannelAnalysis, IntArray, lookup, select_units
+from oamip_onnx.channels.labels import axes_of
 from oamip_onnx.channels.rules import Family, find_rule
 from oamip_onnx.masking import MaskedSession
 from oamip_onnx.model import bind_inputs, count_costs, infer_shapes, load_model
@@ -185,9 +186,9 @@ def _old_numbers(before: ChannelAnalysis, kept: BoolArray, after: ChannelAnalysi
     numbers = np.full(after.unit_count, FIXED, dtype=np.int64)
     for name, labels in after.labels.items():
         for factor in labels.factors:
-            axes = labels.axes(factor)
-            wide = before.labels[name].factor_over(axes[0]) if name in before.labels else None
-            if wide is not None and len(axes) == 1 and before.labels[name].axes(wide) == axes:
+            axes = axes_of(factor)
+            wide = before.labels[name].factor_over(min(axes)) if name in before.labels else None
+            if wide is not None and len(axes) == 1 and axes_of(wide) == axes:
                 old, new = wide[lookup(kept, wide)], factor.ravel()
                 numbers[new[new != FIXED]] = old[new != FIXED]
     assert sorted(numbers) == list(np.flatnonzero(kept))

@@ -54,6 +54,10 @@ class Samples:
         for start in range(0, self.count, step):
             yield {name: values[start : start + step] for name, values in self.feeds.items()}
 
+    def one_run(self) -> dict[str, Array]:
+        """Return the feeds of the smallest run from the front: one sample, or as many as the model fixes."""
+        return next(self.take(slice(0, self.run_size or 1)).batches(1))
+
     def take(self, rows: Sequence[int] | IntArray | slice) -> "Samples":
         """Return the chosen samples."""
         index = np.arange(self.count)[rows] if isinstance(rows, slice) else np.asarray(rows, dtype=np.int64)

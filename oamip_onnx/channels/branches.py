@@ -18,7 +18,7 @@ from oamip_onnx.channels.groups import ChannelAnalysis, ChannelGroup, Contractio
 from oamip_onnx.channels.labels import FIXED, BoolArray, Labels
 from oamip_onnx.channels.rules.broadcast import BINARY, UNARY
 from oamip_onnx.channels.trace import Trace
-from oamip_onnx.model import Model
+from oamip_onnx.model import Model, captured_names
 
 _CONSUMERS = frozenset({"Conv", "Gemm", "MatMul"})
 _POINTWISE = frozenset(UNARY) | {"BatchNormalization"}
@@ -148,4 +148,5 @@ def living_nodes(model: Model, consumers: set[int]) -> set[int]:
         if index not in consumers and needed.intersection(node.output):
             alive.add(index)
             needed.update(name for name in node.input if name)
+            needed |= captured_names(node)
     return alive

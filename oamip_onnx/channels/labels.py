@@ -47,10 +47,6 @@ class Labels:
             if not fits:
                 raise ValueError(f"A factor of shape {factor.shape} does not fit a tensor of shape {self.shape}.")
 
-    def axes(self, factor: IntArray) -> tuple[int, ...]:
-        """Return the axes that a factor's labels depend on."""
-        return tuple(a for a, size in enumerate(factor.shape) if size > 1)
-
     def factor_over(self, axis: int) -> IntArray | None:
         """Return the factor that depends on an axis, or None if nothing along this axis can go."""
         for factor in self.factors:
@@ -70,6 +66,11 @@ class Labels:
         for factor in self.factors:
             result = result & lookup(kept, factor)
         return result
+
+
+def axes_of(factor: IntArray) -> set[int]:
+    """Return the axes that a factor's labels depend on."""
+    return {axis for axis, size in enumerate(factor.shape) if size > 1}
 
 
 def lookup(kept: BoolArray, units: IntArray) -> BoolArray:

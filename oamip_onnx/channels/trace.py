@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from oamip_onnx.channels.groups import Contraction, Normalisation, Pin, PinCode, TargetElement
-from oamip_onnx.channels.labels import FIXED, IntArray, Labels, collapse, merge_factors
+from oamip_onnx.channels.labels import FIXED, IntArray, Labels, axes_of, collapse, merge_factors
 from oamip_onnx.errors import OamipError
 from oamip_onnx.model import Array, KnownSizes, Model, Partial, TensorType, captured_names, infer_shapes, known_sizes
 
@@ -165,7 +165,7 @@ class Trace:
             if self.model.is_constant(name):
                 for axis, size in enumerate(shape):
                     if size > 1:
-                        factors.append(self.fresh([size if a == axis else 1 for a in range(len(shape))]))
+                        factors.append(along(self.fresh((size,)), axis, len(shape)))
             self.labels[name] = Labels(shape, tuple(factors))
         return self.labels[name]
 
@@ -182,9 +182,9 @@ class Trace:
                 self._grid_of(factor, name)
 
     def _grid_of(self, factor: IntArray, name: str) -> None:
-        axes = [a for a, size in enumerate(factor.shape) if size > 1]
+        axes = axes_of(factor)
         if len(axes) > 1:
-            self.grids.append(Grid(factor.reshape(-1, factor.shape[axes[-1]]), name, self.heads == "dimension"))
+            self.grids.append(Grid(factor.reshape(-1, factor.shape[max(axes)]), name, self.heads == "dimension"))
 
     def require_grid(self, cells: IntArray, tensor: str) -> None:
         """Ask that every row of a two-dimensional array of labels keeps equally many cells."""
@@ -228,7 +228,7 @@ class Trace:
             return  # a sequence or an optional value carries no labels
         chosen = None if axes is None else set(axes)
         for factor in self.of(name).factors:
-            if chosen is None or chosen.intersection(a for a, s in enumerate(factor.shape) if s > 1):
+            if chosen is None or chosen & axes_of(factor):
                 self.pin(factor.ravel(), Pin(name, code, reason))
 
     def single_axis(self, name: str, axis: int) -> IntArray | None:
@@ -239,7 +239,7 @@ class Trace:
         factor = self.of(name).factor_over(axis)
         if factor is None:
             return None
-        if sum(size > 1 for size in factor.shape) > 1:
+        if len(axes_of(factor)) > 1:
             self.pin(
                 factor.ravel(),
                 Pin(name, PinCode.UNSUPPORTED_CASE, f"The channels of {name!r} are spread over several axes here."),
@@ -275,11 +275,6 @@ def _parameters(model: Model) -> frozenset[str]:
         ):
             found.update(name for name in node.output if name)
     return frozenset(found)
-
-
-def axes_of(factor: IntArray) -> set[int]:
-    """Return the axes that a factor's labels depend on."""
-    return {a for a, size in enumerate(factor.shape) if size > 1}
 
 
 def along(atoms: IntArray, axis: int, rank: int) -> IntArray:

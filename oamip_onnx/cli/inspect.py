@@ -33,7 +33,7 @@ def inspect(
     feeds = None
     if data is not None:
         samples = load_samples(data, loaded)
-        feeds = next(samples.take(slice(0, samples.run_size or 1)).batches(1))
+        feeds = samples.one_run()
     types = infer_shapes(loaded, bind_inputs(loaded, feeds, shapes), feeds)
     analysis = analyse_as(loaded, types, config)
     found = inspect_channels(loaded, analysis)

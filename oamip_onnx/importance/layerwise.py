@@ -139,11 +139,11 @@ def _features(
     """Return the pooled activations where the group's units end, (samples, features), and each feature's unit."""
     inside = range(group.first_unit, group.first_unit + group.width)
     stream = ActivationStream(context.model.proto, list(ends), context.options)
-    kept_apart = all(context.analysis.types[name].shape[0] == _traced_batch(context) for name in ends)
     # Where a tensor has the samples on another axis (a recurrent layer's batch, windows of a plane), each runs alone.
+    kept_apart = all(context.analysis.types[name].shape[0] == _traced_batch(context) for name in ends)
+    alone = samples.by_run or not kept_apart
     step = samples.run_size or 1
-    starts = range(0, samples.count, step)
-    runs = [samples] if kept_apart and not samples.by_run else [samples.take(range(i, i + step)) for i in starts]
+    runs = [samples.take(range(i, i + step)) for i in range(0, samples.count, step)] if alone else [samples]
     parts: list[FloatArray] = []
     owners: list[npt.NDArray[np.int64]] = []
     for run in runs:
@@ -151,7 +151,6 @@ def _features(
             pooled_batch = []
             owners = []
             for name, contraction in ends.items():
-                alone = run is not samples
                 values, units = batch[name], contraction.units
                 pooled_values, own = _pool(values[None] if alone else values, units[None] if alone else units)
                 mine = (own >= inside.start) & (own < inside.stop)

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from oamip_onnx.model import TensorType, attribute
+from oamip_onnx.model import TensorType, attribute, int_attribute
 
 _AXES_AS_OPERAND = 18
 _EPSILON = 1e-5
@@ -96,7 +96,7 @@ def write_out(writer: Writer, node: onnx.NodeProto, data: str, mask: str, axes: 
         lowest = writer.constant(np.finfo(np.float16).min if writer.kind.dtype == np.float16 else -1e30)
         zero = writer.constant(0.0)
         kept = writer.add("Where", writer.add("Greater", mask, zero), data, lowest)
-        writer.add("Softmax", kept, axis=_int(node, "axis", -1))
+        writer.add("Softmax", kept, axis=int_attribute(node, "axis", -1))
     else:
         _standardise(writer, node, data, factor, axes)
     writer.nodes[-1].output[0] = node.output[0]
@@ -125,8 +125,3 @@ def _standardise(writer: Writer, node: onnx.NodeProto, data: str, factor: str, a
                 shape = writer.constant(np.array([1, -1] + [1] * (rank - 2)), np.dtype(np.int64))
                 parameter = writer.add("Reshape", parameter, shape)
             result = writer.add(op_type, result, parameter)
-
-
-def _int(node: onnx.NodeProto, name: str, default: int) -> int:
-    value = attribute(node, name, default)
-    return int(value) if isinstance(value, int) else default

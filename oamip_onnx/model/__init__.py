@@ -1,6 +1,7 @@
 """ONNX file ↔ model in memory: load, canonical form, shapes, costs, save."""
 
 from oamip_onnx.model.costs import CONTRACTIONS, Costs, count_costs, node_macs
+from oamip_onnx.model.einsum import einsum_terms
 from oamip_onnx.model.graph import captured_names, inner_nodes, replace_nodes
 from oamip_onnx.model.known import KnownSizes, Partial, known_sizes, run_node
 from oamip_onnx.model.load import load_model
@@ -24,6 +25,7 @@ __all__ = [
     "captured_names",
     "check_writable",
     "count_costs",
+    "einsum_terms",
     "has_rare_types",
     "infer_shapes",
     "inner_nodes",

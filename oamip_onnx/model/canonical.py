@@ -11,10 +11,9 @@ import numpy as np
 import onnx
 import onnx.inliner
 from onnx import numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from oamip_onnx.model.graph import captured_names, remove_initializers, replace_nodes
-from oamip_onnx.model.model import Array
+from oamip_onnx.model.known import as_tensor, run_node, standard_opset
 from oamip_onnx.model.sizes import fold_sizes
 
 # Values below this size are folded even where the source is used elsewhere: copies of shape constants cost nothing.
@@ -111,6 +110,7 @@ def _fold(model: onnx.ModelProto) -> None:
     outputs = {o.name for o in graph.output}
     used = Counter(name for node in graph.node for name in node.input)
     captured = {name for node in graph.node for name in captured_names(node)}
+    opset = standard_opset(model)
     kept, folded = [], False
     for node in graph.node:
         inputs = [name for name in node.input if name]
@@ -121,13 +121,17 @@ def _fold(model: onnx.ModelProto) -> None:
             and all(name in constants for name in inputs)
             and not outputs.intersection(node.output)
         )
+        results = None
         if foldable and (
             node.op_type in {"Shape", "ConstantOfShape"} or _is_cheap(constants[inputs[0]], used[inputs[0]])
         ):
-            constants[node.output[0]] = _evaluate(model, node, constants)
-            folded = True
-        else:
+            operands = [numpy_helper.to_array(constants[name]) if name else None for name in node.input]
+            results = run_node(node, operands, opset)
+        if results is None:
             kept.append(node)
+        else:
+            constants[node.output[0]] = as_tensor(results[0], node.output[0])
+            folded = True
     if not folded:
         return
     replace_nodes(graph, kept)
@@ -140,12 +144,3 @@ def _fold(model: onnx.ModelProto) -> None:
 def _is_cheap(tensor: onnx.TensorProto, uses: int) -> bool:
     # Folding a large tensor that is used elsewhere (tied embeddings) would store it twice.
     return uses == 1 or math.prod(tensor.dims) * 8 <= _SMALL_BYTES
-
-
-def _evaluate(model: onnx.ModelProto, node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> onnx.TensorProto:
-    feeds: dict[str, Array] = {name: numpy_helper.to_array(constants[name]) for name in node.input if name}
-    function = onnx.helper.make_function(
-        "oamip", "fold", list(feeds), list(node.output), [node], list(model.opset_import)
-    )
-    (value,) = ReferenceEvaluator(function).run(None, feeds, attributes={})
-    return numpy_helper.from_array(np.ascontiguousarray(value).reshape(np.shape(value)), node.output[0])

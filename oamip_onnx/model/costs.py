@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import onnx
 
-from oamip_onnx.model.model import Model, attribute, int_attribute
+from oamip_onnx.model.einsum import einsum_terms
+from oamip_onnx.model.model import Model, int_attribute
 from oamip_onnx.model.shapes import TensorType
 
 # Integer tensors of these types hold indices, axes and sizes; quantised weights are narrower.
@@ -82,14 +83,10 @@ def node_macs(node: onnx.NodeProto, types: Mapping[str, TensorType]) -> int:
 
 def _einsum_macs(node: onnx.NodeProto, shapes: list[tuple[int, ...]]) -> int:
     """Return one operation for every combination of indices."""
-    terms = str(attribute(node, "equation", "")).replace(" ", "").partition("->")[0].split(",")
+    terms, _ = einsum_terms(node, [len(shape) for shape in shapes])
     sizes: dict[str, int] = {}
     for term, shape in zip(terms, shapes, strict=True):
-        named = term.replace("...", "")
-        dots = len(shape) - len(named)
-        start = term.find("...") if "..." in term else len(term)
-        letters = [*named[:start], *(f"...{i}" for i in range(dots, 0, -1)), *named[start:]]
-        for letter, size in zip(letters, shape, strict=True):
+        for letter, size in zip(term, shape, strict=True):
             sizes[letter] = max(size, sizes.get(letter, 1))
     return math.prod(sizes.values())
 

@@ -1,6 +1,6 @@
 """Small edits of a graph in place, and what the bodies of its control flow take from it."""
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 
 import onnx
 
@@ -25,6 +25,27 @@ def inner_nodes(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
             for inner in body.node:
                 yield inner
                 yield from inner_nodes(inner)
+
+
+def without_weights(proto: onnx.ModelProto, is_large: Callable[[onnx.TensorProto], bool]) -> onnx.ModelProto:
+    """Return a copy of a model whose large initializers are inputs of the same type; nothing large is copied.
+
+    Declared types of inner tensors, local functions and metadata are left out.
+    """
+    light = onnx.ModelProto(ir_version=proto.ir_version)
+    light.opset_import.extend(proto.opset_import)
+    graph = light.graph
+    graph.name = proto.graph.name
+    graph.node.extend(proto.graph.node)
+    graph.input.extend(proto.graph.input)
+    graph.output.extend(proto.graph.output)
+    declared = {value.name for value in proto.graph.input}
+    for tensor in proto.graph.initializer:
+        if not is_large(tensor):
+            graph.initializer.append(tensor)
+        elif tensor.name not in declared:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    return light
 
 
 def replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:

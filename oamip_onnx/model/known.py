@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from oamip_onnx.model.graph import captured_names
+from oamip_onnx.model.graph import captured_names, without_weights
 from oamip_onnx.model.model import Array, int_attribute
 
 # Larger results would make the file grow for what ONNX Runtime folds by itself when it loads the model.
@@ -102,7 +102,7 @@ class Walk:
     def __init__(self, proto: onnx.ModelProto, types: Mapping[str, onnx.TypeProto]) -> None:
         self.types = dict(types)
         self.opsets = list(proto.opset_import)
-        self.opset = next((o.version for o in proto.opset_import if o.domain in {"", "ai.onnx"}), 1)
+        self.opset = standard_opset(proto)
         self.ir_version = proto.ir_version
         self.partial: dict[str, Partial] = {}
         self.improved: set[str] = set()
@@ -207,7 +207,7 @@ class Walk:
         if not is_open or any(name not in self.types for name in names) or captured_names(node):
             return
         data = {
-            name: numpy_helper.from_array(np.ascontiguousarray(self.partial[name].values), name)
+            name: as_tensor(self.partial[name].values, name)
             for name in names
             if name in self.partial and self.partial[name].complete
         }
@@ -284,6 +284,16 @@ def _count(dimensions: Dimensions) -> int:
     return math.prod(d or 1 for d in dimensions)
 
 
+def standard_opset(proto: onnx.ModelProto) -> int:
+    """Return the version of the standard domain that a model uses."""
+    return next((o.version for o in proto.opset_import if o.domain in {"", "ai.onnx"}), 1)
+
+
+def as_tensor(values: Array, name: str) -> onnx.TensorProto:
+    """Return values as an initializer; a scalar stays one."""
+    return numpy_helper.from_array(np.ascontiguousarray(values).reshape(np.shape(values)), name)
+
+
 def run_node(node: onnx.NodeProto, operands: list[Array | None], opset: int) -> list[Array] | None:
     """Return the outputs of one node of the standard domain, or None where it cannot be evaluated here.
 
@@ -311,18 +321,9 @@ def run_node(node: onnx.NodeProto, operands: list[Array | None], opset: int) -> 
 
 def declared_types(proto: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
     """Return the type of every tensor that inference sees, with the dimensions as declared."""
-    light = onnx.ModelProto(ir_version=proto.ir_version)
-    light.opset_import.extend(proto.opset_import)
-    graph = light.graph
-    graph.name = proto.graph.name
-    graph.node.extend(proto.graph.node)
-    graph.input.extend(proto.graph.input)
-    graph.output.extend(onnx.ValueInfoProto(name=o.name) for o in proto.graph.output)
-    for tensor in proto.graph.initializer:
-        if math.prod(tensor.dims) <= _LARGEST_ELEMENTS:
-            graph.initializer.append(tensor)
-        else:
-            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    light = without_weights(proto, lambda tensor: math.prod(tensor.dims) > _LARGEST_ELEMENTS)
+    for output in light.graph.output:
+        output.ClearField("type")
     inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
     values = [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]
     found = {value.name: value.type for value in values}

@@ -9,6 +9,7 @@ from onnx.external_data_helper import load_external_data_for_model, uses_externa
 
 from oamip_onnx.errors import ModelError, first_line
 from oamip_onnx.model.canonical import canonicalise
+from oamip_onnx.model.graph import without_weights
 from oamip_onnx.model.model import Model
 
 OLDEST_OPSET = 7
@@ -108,26 +109,18 @@ def _without_large_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     ModelError
         If a weight left out does not hold as many bytes as its shape and type ask for.
     """
-    light = onnx.ModelProto()
-    for name in ("ir_version", "producer_name", "domain", "model_version"):
-        setattr(light, name, getattr(proto, name))
-    light.opset_import.extend(proto.opset_import)
-    light.functions.extend(proto.functions)
-    graph = light.graph
-    graph.name = proto.graph.name
-    graph.node.extend(proto.graph.node)
-    graph.input.extend(proto.graph.input)
-    graph.output.extend(proto.graph.output)
-    graph.value_info.extend(proto.graph.value_info)
-    declared = {i.name for i in proto.graph.input}
-    for tensor in proto.graph.initializer:
-        if len(tensor.raw_data) <= _LARGE_WEIGHT_BYTES or not tensor.name:
-            graph.initializer.append(tensor)
-            continue
+    for tensor in filter(_is_large, proto.graph.initializer):
         _check_size(tensor)
-        if tensor.name not in declared:
-            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    light = without_weights(proto, _is_large)
+    for name in ("producer_name", "domain", "model_version"):
+        setattr(light, name, getattr(proto, name))
+    light.functions.extend(proto.functions)
+    light.graph.value_info.extend(proto.graph.value_info)
     return light
+
+
+def _is_large(tensor: onnx.TensorProto) -> bool:
+    return len(tensor.raw_data) > _LARGE_WEIGHT_BYTES and bool(tensor.name)
 
 
 def _check_size(tensor: onnx.TensorProto) -> None:

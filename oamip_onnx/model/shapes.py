@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from oamip_onnx.errors import DataError, ModelError, UsageError, closest, first_line
-from oamip_onnx.model.known import known_sizes
+from oamip_onnx.model.graph import without_weights
+from oamip_onnx.model.known import as_tensor, known_sizes
 from oamip_onnx.model.model import Array, Model
 from oamip_onnx.runtime import RuntimeOptions, Session
 
@@ -143,7 +144,7 @@ def _put_sizes(skeleton: onnx.ModelProto, types: Mapping[str, TensorType]) -> bo
             if name not in written and name in found and found[name].complete:
                 constant = f"{name}.oamip_known"
                 if constant not in written:
-                    skeleton.graph.initializer.append(numpy_helper.from_array(found[name].values, constant))
+                    skeleton.graph.initializer.append(as_tensor(found[name].values, constant))
                     written.add(constant)
                 node.input[position] = constant
                 changed = True
@@ -151,23 +152,14 @@ def _put_sizes(skeleton: onnx.ModelProto, types: Mapping[str, TensorType]) -> bo
 
 
 def _skeleton(model: Model, input_shapes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
-    skeleton = onnx.ModelProto()
-    skeleton.ir_version = model.proto.ir_version
-    skeleton.opset_import.extend(model.proto.opset_import)
-    graph = skeleton.graph
-    graph.name = model.graph.name
-    graph.node.extend(model.graph.node)
-    for value in model.graph.input:
-        element_type = value.type.tensor_type.elem_type
-        graph.input.append(helper.make_tensor_value_info(value.name, element_type, list(input_shapes[value.name])))
-    for value in model.graph.output:
+    skeleton = without_weights(model.proto, lambda tensor: math.prod(tensor.dims) > _SHAPE_VALUE_ELEMENTS)
+    for value in skeleton.graph.input:
+        if value.name in input_shapes:
+            kind = value.type.tensor_type
+            value.CopyFrom(helper.make_tensor_value_info(value.name, kind.elem_type, list(input_shapes[value.name])))
+    for value in skeleton.graph.output:
         # Declared output dimensions may name the dynamic batch that the sample has bound.
-        graph.output.append(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, None))
-    for tensor in model.graph.initializer:
-        if math.prod(tensor.dims) <= _SHAPE_VALUE_ELEMENTS:
-            graph.initializer.append(tensor)
-        else:
-            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+        value.type.tensor_type.ClearField("shape")
     return skeleton
 
 

@@ -4,12 +4,10 @@ Exporters write `Shape → Gather → Div → Concat → Reshape` even where eve
 only what depends on a dynamic dimension is still computed, and the stages behind this one see plain constants.
 """
 
-import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from oamip_onnx.model.graph import remove_nodes
-from oamip_onnx.model.known import Walk, declared_types
+from oamip_onnx.model.known import Walk, as_tensor, declared_types
 from oamip_onnx.model.model import Array
 
 # Scales and scalars may be folded in whatever type they are used.
@@ -48,7 +46,7 @@ def _fold_once(proto: onnx.ModelProto) -> bool:
         parts = [part for part in found if part is not None and part.complete]
         if len(parts) == len(found) and not _widens(node, parts[0].values):
             folded.add(index)
-            tensors += [_tensor(part.values, name) for part, name in zip(parts, names, strict=True)]
+            tensors += [as_tensor(part.values, name) for part, name in zip(parts, names, strict=True)]
     if not folded:
         return False
     graph.initializer.extend(tensors)
@@ -59,7 +57,3 @@ def _fold_once(proto: onnx.ModelProto) -> bool:
 def _widens(node: onnx.NodeProto, values: Array) -> bool:
     """Return whether folding a node would store weights in a wider type than they have."""
     return node.op_type in {"Cast", "CastLike"} and values.dtype.kind == "f" and values.size > _FEW_ELEMENTS
-
-
-def _tensor(values: Array, name: str) -> onnx.TensorProto:
-    return numpy_helper.from_array(np.ascontiguousarray(values).reshape(np.shape(values)), name)

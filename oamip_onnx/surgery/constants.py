@@ -6,6 +6,7 @@ the operands (or, in old opsets, attributes) that name sizes or positions. Entri
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx
@@ -202,24 +203,12 @@ def _gather(around: Around) -> Rewrite:
     return Rewrite({1: moved[stays].astype(indices.dtype)}, {})
 
 
-def _resize(around: Around) -> Rewrite:
-    return _sizes(around, 3)
-
-
-def _expand(around: Around) -> Rewrite:
-    return _sizes(around, 1)
-
-
-def _constant_of_shape(around: Around) -> Rewrite:
-    return _sizes(around, 0)
-
-
 REWRITERS: Mapping[str, Rewriter] = {
     "Attention": _attention,
-    "ConstantOfShape": _constant_of_shape,
+    "ConstantOfShape": partial(_sizes, operand=0),
     "Conv": _convolution,
     "ConvTranspose": _convolution,
-    "Expand": _expand,
+    "Expand": partial(_sizes, operand=1),
     "FusedConv": _convolution,
     "GRU": _recurrent,
     "Gather": _gather,
@@ -227,7 +216,7 @@ REWRITERS: Mapping[str, Rewriter] = {
     "LSTM": _recurrent,
     "RNN": _recurrent,
     "Reshape": _reshape,
-    "Resize": _resize,
+    "Resize": partial(_sizes, operand=3),
     "Slice": _slice,
     "Split": _split,
 }

@@ -27,20 +27,15 @@ def check_result(pruned: onnx.ModelProto, original: onnx.ModelProto, options: Ru
     for kind in ("input", "output"):
         if list(getattr(pruned.graph, kind)) != list(getattr(original.graph, kind)):
             raise VerificationError(f"The {kind}s of the pruned model differ from the original's; nothing was written.")
-    with tempfile.TemporaryDirectory(prefix="oamip-") as folder:
-        path = Path(folder) / "model.onnx"
-        save_model(pruned, path)
+    with _saved(pruned) as path:
         finding = _checker_finding(path)
         warnings = load_warnings(path, options)
     if not finding and not warnings:
         return
-    with tempfile.TemporaryDirectory(prefix="oamip-") as folder:
-        path = Path(folder) / "model.onnx"
-        save_model(original, path)
+    with _saved(original) as path:
         known = _checker_finding(path)
         known_warnings = load_warnings(path, options)
-    if finding and not known:
-        raise VerificationError(f"ONNX's checker refuses the pruned model: {finding} Nothing was written.")
+    _require_known(finding, known)
     new = [w for w in warnings if w not in known_warnings]
     if new and len(warnings) > len(known_warnings):
         raise VerificationError(f"ONNX Runtime warns about the pruned model: {new[0]} Nothing was written.")
@@ -54,14 +49,25 @@ def check_validity(pruned: onnx.ModelProto, original: onnx.ModelProto) -> None:
     VerificationError
         With the checker's finding.
     """
+    with _saved(pruned) as path:
+        finding = _checker_finding(path)
+    if finding:
+        with _saved(original) as path:
+            _require_known(finding, _checker_finding(path))
+
+
+@contextlib.contextmanager
+def _saved(proto: onnx.ModelProto) -> Iterator[Path]:
+    """Give a model's path in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="oamip-") as folder:
-        findings = []
-        for number, proto in enumerate((pruned, original)):
-            path = Path(folder) / f"model{number}.onnx"
-            save_model(proto, path)
-            findings.append(_checker_finding(path))
-    if findings[0] and not findings[1]:
-        raise VerificationError(f"ONNX's checker refuses the pruned model: {findings[0]} Nothing was written.")
+        path = Path(folder) / "model.onnx"
+        save_model(proto, path)
+        yield path
+
+
+def _require_known(finding: str, known: str) -> None:
+    if finding and not known:
+        raise VerificationError(f"ONNX's checker refuses the pruned model: {finding} Nothing was written.")
 
 
 def _checker_finding(path: Path) -> str:

@@ -3,10 +3,10 @@
 import onnx
 
 from oamip_onnx.channels.groups import Pin, PinCode
-from oamip_onnx.channels.labels import FIXED, IntArray
+from oamip_onnx.channels.labels import FIXED, IntArray, axes_of
 from oamip_onnx.channels.rules.pinned import pin_all
 from oamip_onnx.channels.rules.registry import Family, rule
-from oamip_onnx.channels.trace import Trace, along, axes_of, node_label
+from oamip_onnx.channels.trace import Trace, along, node_label
 from oamip_onnx.model import int_attribute
 
 _QUERY, _KEY, _VALUE = 0, 1, 2

@@ -3,9 +3,10 @@
 import onnx
 
 from oamip_onnx.channels.groups import Pin, PinCode
+from oamip_onnx.channels.labels import axes_of
 from oamip_onnx.channels.rules.pinned import pin_all
 from oamip_onnx.channels.rules.registry import Family, rule
-from oamip_onnx.channels.trace import Trace, axes_of, node_label
+from oamip_onnx.channels.trace import Trace, node_label
 from oamip_onnx.model import int_attribute, ints_attribute
 
 

@@ -4,13 +4,15 @@ Residual sums, gates, biases and batch norm need nothing else.
 """
 
 import math
+from collections.abc import Iterable
 
 import onnx
 
 from oamip_onnx.channels.groups import Pin, PinCode
-from oamip_onnx.channels.labels import NOTHING, IntArray
+from oamip_onnx.channels.labels import NOTHING, IntArray, axes_of
+from oamip_onnx.channels.rules.pinned import pin_all
 from oamip_onnx.channels.rules.registry import Family, rule
-from oamip_onnx.channels.trace import Trace, along, axes_of, node_label
+from oamip_onnx.channels.trace import Trace, along, node_label
 from oamip_onnx.model import int_attribute
 
 UNARY = (
@@ -127,22 +129,25 @@ def quantise(trace: Trace, index: int, node: onnx.NodeProto) -> None:
     rank = len(trace.shape(data))
     where = node_label(trace, index, node)
     if int_attribute(node, "block_size", 0) or len(trace.shape(scale)) > 1:
-        for name in node.input:
-            trace.pin_tensor(name, PinCode.UNSUPPORTED_CASE, f"{where} quantises in blocks.")
-        trace.set(out, [])
+        pin_all(trace, node, PinCode.UNSUPPORTED_CASE, f"{where} quantises in blocks.")
         return
-    factors = list(trace.of(data).factors)
+    factors = trace.of(data).factors
     if math.prod(trace.shape(scale)) > 1:
         axis = int_attribute(node, "axis", 1) % rank
-        channels = trace.of(data).factor_over(axis)
         pin = Pin(data, PinCode.FIXED_AXIS, f"{where} has scales that cannot be narrowed.")
-        for name in node.input[1:3]:
-            own = trace.of(name).factor_over(0) if name else None
-            if own is not None:
-                trace.join(along(own.ravel(), axis, rank), NOTHING if channels is None else channels, pin)
-            elif name and channels is not None:
-                trace.pin(channels.ravel(), pin)
+        join_parameters_along(trace, factors, node.input[1:3], axis, pin)
     trace.set(out, factors)
+
+
+def join_parameters_along(trace: Trace, factors: Iterable[IntArray], names: Iterable[str], axis: int, pin: Pin) -> None:
+    """Join vectors with one value a cell of an axis with the labels there; a side without labels pins the other."""
+    partner = next((f for f in factors if f.shape[axis] > 1), NOTHING)
+    for name in filter(None, names):
+        own = trace.of(name).factor_over(0)
+        if own is not None:
+            trace.join(along(own.ravel(), axis, max(partner.ndim, axis + 1)), partner, pin)
+        elif math.prod(trace.shape(name)) > 1:
+            trace.pin(partner.ravel(), pin)
 
 
 @rule("BatchNormalization", Family.BROADCAST)
@@ -151,15 +156,13 @@ def batch_normalisation(trace: Trace, index: int, node: onnx.NodeProto) -> None:
     data, out = node.input[0], node.output[0]
     rank = len(trace.shape(data))
     where = node_label(trace, index, node)
-    factors = list(trace.of(data).factors)
-    channels = trace.of(data).factor_over(1) if rank > 1 else None
-    for name in node.input[1:5]:
-        parameter = trace.of(name)
-        for factor in parameter.factors:
-            pin = Pin(data, PinCode.FIXED_AXIS, f"{where} normalises channels of which some cannot be removed.")
-            trace.join(along(factor.ravel(), 1, rank), NOTHING if channels is None else channels, pin)
-        if not trace.is_parameter(name) and channels is not None:
-            trace.pin_tensor(data, PinCode.UNSUPPORTED_CASE, f"{where} takes its parameter {name!r} from the graph.")
+    factors = trace.of(data).factors
+    if rank > 1:
+        pin = Pin(data, PinCode.FIXED_AXIS, f"{where} normalises channels of which some cannot be removed.")
+        join_parameters_along(trace, factors, node.input[1:5], 1, pin)
+    computed = [name for name in node.input[1:5] if not trace.is_parameter(name)]
+    if computed and rank > 1 and trace.of(data).factor_over(1) is not None:
+        trace.pin_tensor(data, PinCode.UNSUPPORTED_CASE, f"{where} takes its parameter {computed[0]!r} from the graph.")
     trace.set(out, factors)
     for extra in node.output[1:]:
         if extra and extra in trace.model.uses:

@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 
 from oamip_onnx.channels.groups import Pin, PinCode
-from oamip_onnx.channels.labels import FIXED, NOTHING, IntArray, Labels
+from oamip_onnx.channels.labels import FIXED, NOTHING, IntArray, Labels, axes_of
 from oamip_onnx.channels.rules.broadcast import join_operands
 from oamip_onnx.channels.rules.registry import Family, rule
-from oamip_onnx.channels.trace import Blocks, Trace, along, axes_of, node_label
+from oamip_onnx.channels.trace import Blocks, Trace, along, node_label
 from oamip_onnx.errors import ModelError
 from oamip_onnx.model import int_attribute
 
@@ -154,8 +154,8 @@ def _grouped(trace: Trace, conv: _Convolution, channels: IntArray | None) -> Int
     weight, group = conv.weight, conv.group
     block = np.arange(shape[0]) // (shape[0] // group)
     pin = Pin(conv.data, PinCode.FIXED_AXIS, f"{conv.where} shares its weight with a consumer of fixed channels.")
-    first = trace.of(weight).factor_over(0) if weight in trace.labels else trace.fresh((shape[0],))
-    outer = np.full(shape[0], FIXED, dtype=np.int64) if first is None else _column(trace, first, weight)
+    first = _weight_axis(trace, weight, 0) if weight in trace.labels else trace.fresh((shape[0],))
+    outer = np.full(shape[0], FIXED, dtype=np.int64) if first is None else first
     inner = trace.fresh((group, shape[1])) if shape[1] > 1 else np.full((group, 1), FIXED, dtype=np.int64)
     if conv.transposed:
         entering, leaving = outer, inner.ravel()
@@ -176,10 +176,3 @@ def _grouped(trace: Trace, conv: _Convolution, channels: IntArray | None) -> Int
         trace.require_grid(side.reshape(group, -1), conv.out)
     trace.blocks.append(Blocks(entering.reshape(group, -1), leaving.reshape(group, -1), conv.out))
     return leaving
-
-
-def _column(trace: Trace, factor: IntArray, weight: str) -> IntArray:
-    if len(axes_of(factor)) == 1:
-        return factor.ravel()
-    pin = Pin(weight, PinCode.UNSUPPORTED_CASE, f"The weight {weight!r} is shared.")
-    return trace.tie(factor, axes_of(factor) - {0}, pin).ravel()

@@ -4,10 +4,10 @@ import numpy as np
 import onnx
 
 from oamip_onnx.channels.groups import Pin, PinCode
-from oamip_onnx.channels.labels import FIXED, NOTHING, IntArray, collapse
+from oamip_onnx.channels.labels import FIXED, NOTHING, IntArray, axes_of, collapse
 from oamip_onnx.channels.rules.registry import Family, rule
 from oamip_onnx.channels.rules.shape_values import check_target, concat_sizes, copies, moves_sizes
-from oamip_onnx.channels.trace import Sizes, Trace, axes_of, node_label
+from oamip_onnx.channels.trace import Sizes, Trace, node_label
 from oamip_onnx.errors import ModelError
 from oamip_onnx.model import Array, attribute, int_attribute, ints_attribute, run_node
 
@@ -89,11 +89,11 @@ def concat(trace: Trace, index: int, node: onnx.NodeProto) -> None:
         labels = trace.of(name)
         others = [f for f in labels.factors if f.shape[axis] == 1]
         laid.append([f for f in labels.factors if f.shape[axis] > 1])
-        covered = [f for f in across if any(_share(f, g) for g in others)]
-        uncovered = [g for g in others if not any(_share(f, g) for f in across)]
+        covered = [f for f in across if any(axes_of(f) & axes_of(g) for g in others)]
+        uncovered = [g for g in others if not any(axes_of(f) & axes_of(g) for f in across)]
         for known in across:
             for factor in others:
-                if _share(known, factor):
+                if axes_of(known) & axes_of(factor):
                     trace.join(known, factor, pin)
             if not any(known is c for c in covered):
                 trace.pin(known.ravel(), pin)
@@ -103,10 +103,6 @@ def concat(trace: Trace, index: int, node: onnx.NodeProto) -> None:
         else:
             across = others
     trace.set(out, [*across, *_laid_out(trace, node, axis, laid)])
-
-
-def _share(left: IntArray, right: IntArray) -> bool:
-    return any(a > 1 and b > 1 for a, b in zip(left.shape, right.shape, strict=True))
 
 
 def _laid_out(trace: Trace, node: onnx.NodeProto, axis: int, laid: list[list[IntArray]]) -> list[IntArray]:
@@ -143,8 +139,9 @@ def rearrange(trace: Trace, index: int, node: onnx.NodeProto) -> None:
         return
     _pin_irregular(trace, index, node)
     moved: list[list[IntArray]] = [[] for _ in node.output]
+    moving = _moving_axes(trace, node)
     for factor in trace.of(data).factors:
-        if not axes_of(factor) & _moving_axes(trace, node):
+        if not axes_of(factor) & moving:
             for collected in moved:
                 collected.append(factor)
             continue

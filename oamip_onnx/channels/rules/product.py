@@ -8,10 +8,11 @@ import numpy as np
 import onnx
 
 from oamip_onnx.channels.groups import Pin, PinCode
-from oamip_onnx.channels.labels import NOTHING, IntArray
+from oamip_onnx.channels.labels import NOTHING, IntArray, axes_of
+from oamip_onnx.channels.rules.pinned import pin_all
 from oamip_onnx.channels.rules.registry import Family, rule
-from oamip_onnx.channels.trace import Trace, axes_of, node_label
-from oamip_onnx.model import attribute, int_attribute
+from oamip_onnx.channels.trace import Trace, node_label
+from oamip_onnx.model import einsum_terms, int_attribute
 
 
 @rule("Gemm", Family.CONTRACTION)
@@ -47,9 +48,7 @@ def matmul(trace: Trace, index: int, node: onnx.NodeProto) -> None:
     """Matrix product over the last two axes, the others broadcast."""
     where = node_label(trace, index, node)
     if int_attribute(node, "transBatchA", 0) or int_attribute(node, "transBatchB", 0):
-        for name in node.input:
-            trace.pin_tensor(name, PinCode.UNSUPPORTED_CASE, f"{where} transposes batches.")
-        trace.set(node.output[0], [])
+        pin_all(trace, node, PinCode.UNSUPPORTED_CASE, f"{where} transposes batches.")
         return
     ranks = [len(trace.shape(name)) for name in node.input[:2]]
     batch = string.ascii_uppercase[: max(0, max(ranks) - 2)]
@@ -63,28 +62,11 @@ def matmul(trace: Trace, index: int, node: onnx.NodeProto) -> None:
 @rule("Einsum", Family.CONTRACTION)
 def einsum(trace: Trace, index: int, node: onnx.NodeProto) -> None:
     """Any number of operands over the letters of the equation; a diagonal (a letter twice) is left alone."""
-    terms, out = _equation(trace, node)
+    terms, out = einsum_terms(node, [len(trace.shape(name)) for name in node.input])
     if any(len(set(term)) < len(term) for term in terms):
-        for name in node.input:
-            trace.pin_tensor(name, PinCode.UNSUPPORTED_CASE, f"{node_label(trace, index, node)} takes a diagonal.")
-        trace.set(node.output[0], [])
+        pin_all(trace, node, PinCode.UNSUPPORTED_CASE, f"{node_label(trace, index, node)} takes a diagonal.")
         return
     trace.set(node.output[0], contract_operands(trace, index, node, terms, out))
-
-
-def _equation(trace: Trace, node: onnx.NodeProto) -> tuple[list[str], str]:
-    """Return the letters of each operand and of the output, an ellipsis written out."""
-    text = str(attribute(node, "equation", "")).replace(" ", "")
-    left, arrow, out = text.partition("->")
-    terms = left.split(",")
-    free = [c for c in string.ascii_letters if c not in text]
-    widths = [len(trace.shape(n)) - len(t.replace("...", "")) for n, t in zip(node.input, terms, strict=True)]
-    dots = "".join(free[: max((w for w, t in zip(widths, terms, strict=True) if "..." in t), default=0)])
-    if not arrow:
-        letters = sorted(c for c in set(left) if c.isalpha() and left.count(c) == 1)
-        out = ("..." if "..." in left else "") + "".join(letters)
-    written = [t.replace("...", dots[len(dots) - w :]) for t, w in zip(terms, widths, strict=True)]
-    return written, out.replace("...", dots)
 
 
 @dataclass(frozen=True)

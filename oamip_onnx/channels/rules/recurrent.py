@@ -8,9 +8,10 @@ import numpy as np
 import onnx
 
 from oamip_onnx.channels.groups import Pin, PinCode
-from oamip_onnx.channels.labels import NOTHING, IntArray, merge_factors
+from oamip_onnx.channels.labels import NOTHING, IntArray, axes_of, merge_factors
+from oamip_onnx.channels.rules.pinned import pin_all
 from oamip_onnx.channels.rules.registry import Family, rule
-from oamip_onnx.channels.trace import Trace, along, axes_of, node_label
+from oamip_onnx.channels.trace import Trace, along, node_label
 from oamip_onnx.model import int_attribute
 
 # Parts of the stacked weights; a bias holds twice as many, a peephole (LSTM only) one for each of three gates.
@@ -27,10 +28,7 @@ def recurrent(trace: Trace, index: int, node: onnx.NodeProto) -> None:
     names = [*node.input, *[""] * (8 - len(node.input))]
     trace.pin_tensor(names[_X], PinCode.FIXED_AXIS, f"{where} runs along this axis.", axes=[0, 1])
     if not all(trace.is_parameter(names[i]) for i in (_W, _R)):
-        for name in filter(None, names):
-            trace.pin_tensor(name, PinCode.UNSUPPORTED_CASE, f"{where} takes its weights from the graph.")
-        for name in node.output:
-            trace.set(name, [])
+        pin_all(trace, node, PinCode.UNSUPPORTED_CASE, f"{where} takes its weights from the graph.")
         return
     directions, _, hidden = trace.shape(names[_R])
     units = trace.fresh((directions, hidden))

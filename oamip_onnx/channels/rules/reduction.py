@@ -9,13 +9,13 @@
 
 from collections.abc import Iterable
 
-import numpy as np
 import onnx
 
 from oamip_onnx.channels.groups import Normalisation, Pin, PinCode
-from oamip_onnx.channels.labels import IntArray
+from oamip_onnx.channels.labels import IntArray, axes_of
+from oamip_onnx.channels.rules.broadcast import join_parameters_along
 from oamip_onnx.channels.rules.registry import Family, rule
-from oamip_onnx.channels.trace import Trace, along, axes_of, node_label
+from oamip_onnx.channels.trace import Trace, node_label
 from oamip_onnx.model import int_attribute, ints_attribute
 
 # Zeros do not count in these.
@@ -51,14 +51,14 @@ def sum_over(trace: Trace, index: int, node: onnx.NodeProto) -> None:
     data = node.input[0]
     reduced = _reduced_axes(trace, node)
     where = node_label(trace, index, node)
+    passing = [f for f in trace.of(data).factors if not axes_of(f) & reduced]
     if trace.is_parameter(data):
-        pin_statistic(trace, data, reduced, f"{where} sums over this axis of a parameter.")
-    passing = []
+        reason = f"{where} sums over this axis of a parameter."
+        trace.pin_tensor(data, PinCode.NORMALISATION, reason, axes=reduced)
+        _set_reduced(trace, node, passing, reduced)
+        return
     for factor in trace.of(data).factors:
         if not axes_of(factor) & reduced:
-            passing.append(factor)
-            continue
-        if trace.is_parameter(data):
             continue
         if trace.shrinking(factor) <= reduced:
             trace.contract(index, 0, factor, None)
@@ -115,11 +115,13 @@ def lp_normalisation(trace: Trace, index: int, node: onnx.NodeProto) -> None:
     """Divide by a norm along one axis: zeros do not count, the labels end there and pass as well."""
     data = node.input[0]
     axis = int_attribute(node, "axis", -1) % len(trace.shape(data))
-    for factor in trace.of(data).factors:
-        if factor.shape[axis] > 1 and not trace.is_parameter(data):
-            trace.contract(index, 0, factor, None)
     if trace.is_parameter(data):
-        pin_statistic(trace, data, {axis}, f"{node_label(trace, index, node)} normalises a parameter.")
+        reason = f"{node_label(trace, index, node)} normalises a parameter."
+        trace.pin_tensor(data, PinCode.NORMALISATION, reason, axes=[axis])
+    else:
+        for factor in trace.of(data).factors:
+            if factor.shape[axis] > 1:
+                trace.contract(index, 0, factor, None)
     trace.set(node.output[0], trace.of(data).factors)
 
 
@@ -131,7 +133,7 @@ def layer_normalisation(trace: Trace, index: int, node: onnx.NodeProto) -> None:
     axes = set(range(int_attribute(node, "axis", -1) % len(shape), len(shape)))
     factors = statistic(trace, index, node, axes, can_open=all(trace.is_parameter(n) for n in node.input[1:] if n))
     where = node_label(trace, index, node)
-    trace.set(out, join_parameters(trace, data, factors, node.input[1:3], where))
+    trace.set(out, _join_parameters(trace, data, factors, node.input[1:3], where))
     for extra in node.output[1:]:
         trace.set(extra, [f for f in factors if not axes_of(f) & axes])
 
@@ -151,7 +153,9 @@ def instance_normalisation(trace: Trace, index: int, node: onnx.NodeProto) -> No
     rank = len(trace.shape(data))
     factors = statistic(trace, index, node, set(range(2, rank)), can_open=True)
     where = node_label(trace, index, node)
-    trace.set(out, _join_channels(trace, data, factors, node.input[1:3], where))
+    pin = Pin(data, PinCode.FIXED_AXIS, f"{where} has parameters that cannot be narrowed.")
+    join_parameters_along(trace, factors, node.input[1:3], 1, pin)
+    trace.set(out, factors)
 
 
 @rule("GroupNormalization", Family.REDUCTION, since=21)
@@ -172,7 +176,9 @@ def group_normalisation(trace: Trace, index: int, node: onnx.NodeProto) -> None:
             trace.pin(channels, pin)
         else:
             trace.join(rows, rows[:, :1], pin)
-    trace.set(out, _join_channels(trace, data, factors, node.input[1:3], where))
+    pin = Pin(data, PinCode.FIXED_AXIS, f"{where} has parameters that cannot be narrowed.")
+    join_parameters_along(trace, factors, node.input[1:3], 1, pin)
+    trace.set(out, factors)
 
 
 @rule("GroupNormalization", Family.REDUCTION, until=20)
@@ -208,12 +214,7 @@ def statistic(trace: Trace, index: int, node: onnx.NodeProto, axes: set[int], *,
     return passing
 
 
-def pin_statistic(trace: Trace, name: str, axes: Iterable[int], reason: str) -> None:
-    """Pin labels along the axes of a statistic."""
-    trace.pin_tensor(name, PinCode.NORMALISATION, reason, axes=axes)
-
-
-def join_parameters(
+def _join_parameters(
     trace: Trace, data: str, factors: list[IntArray], names: Iterable[str], where: str
 ) -> list[IntArray]:
     """Join scale and bias, aligned with the last axes, with the labels there; pin what has no partner."""
@@ -233,22 +234,4 @@ def join_parameters(
         for factor in factors:
             if axes_of(factor) & full - covered:
                 trace.pin(factor.ravel(), pin)
-    return factors
-
-
-def _join_channels(
-    trace: Trace, data: str, factors: list[IntArray], names: Iterable[str], where: str
-) -> list[IntArray]:
-    """Join per-channel parameters with axis 1."""
-    rank = len(trace.shape(data))
-    partner = next((f for f in factors if f.shape[1] > 1), None)
-    pin = Pin(data, PinCode.FIXED_AXIS, f"{where} has parameters that cannot be narrowed.")
-    for name in filter(None, names):
-        own = trace.of(name).factor_over(0)
-        if own is not None and partner is not None:
-            trace.join(along(own.ravel(), 1, rank), partner, pin)
-        elif own is not None:
-            trace.pin(own.ravel(), Pin(name, PinCode.NORMALISATION, f"It is a parameter of {where}."))
-        elif partner is not None and int(np.prod(trace.shape(name))) > 1:
-            trace.pin(partner.ravel(), pin)
     return factors

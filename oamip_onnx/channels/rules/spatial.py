@@ -7,6 +7,9 @@ from oamip_onnx.channels.rules.registry import Family, rule
 from oamip_onnx.channels.rules.shape_values import check_target
 from oamip_onnx.channels.trace import Trace, node_label
 
+# The operand of Resize that names the output's sizes.
+_SIZES = 3
+
 
 @rule(
     ["MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"],
@@ -34,12 +37,6 @@ def resize(trace: Trace, index: int, node: onnx.NodeProto) -> None:
     changed = [a for a, (b, c) in enumerate(zip(before, after, strict=True)) if b != c]
     trace.pin_tensor(data, PinCode.FIXED_AXIS, f"{where} interpolates along this axis.", axes=changed)
     trace.set(out, [f for f in trace.of(data).factors if all(f.shape[a] == 1 for a in changed)])
-    for operand in (2, 3) if node.op_type == "Resize" else (1,):
-        name = node.input[operand] if len(node.input) > operand else ""
-        if not name or trace.model.is_constant(name) or 0 in trace.shape(name):
-            continue
-        if operand == 3:
-            check_target(trace, index, node, operand)
-        elif len(trace.shape(name)) and trace.shape(name)[0] == len(before):
-            # Computed scales hold for whatever number of channels, as long as they leave the channels alone.
-            trace.pin_tensor(data, PinCode.SHAPE_VALUE, f"{where} computes its scales from the graph.", axes=changed)
+    # Computed scales hold for whatever number of channels: what they change is pinned above.
+    if len(node.input) > _SIZES and node.input[_SIZES] and 0 not in trace.shape(node.input[_SIZES]):
+        check_target(trace, index, node, _SIZES)
