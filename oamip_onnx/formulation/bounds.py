@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from oamip_onnx.channels import FIXED
 from oamip_onnx.formulation.network import Affine, MaxPool, Network, Relu, Shift
 from oamip_onnx.formulation.program import FloatArray, applied
 
@@ -46,24 +47,85 @@ def interval_bounds(
     domain
         Smallest and largest value that an input can have; no clipping without it.
     """
-    lower: dict[str, FloatArray] = {}
-    upper: dict[str, FloatArray] = {}
-    for name, values in network.flatten(feeds).items():
-        lower[name], upper[name] = values - radius, values + radius
-        if domain is not None:
-            lower[name] = np.maximum(lower[name], domain[0] - radius)
-            upper[name] = np.minimum(upper[name], domain[1] + radius)
+    return propagated(network, *_boxes(network, feeds, radius, domain))
+
+
+def score_aware_bounds(
+    network: Network,
+    feeds: Mapping[str, npt.NDArray[np.generic]],
+    radius: float = 0.0,
+    domain: tuple[float, float] | None = None,
+) -> Bounds:
+    """Return interval bounds that hold for every score in [0, 1] of the gate ``h = s·ReLU(a)``.
+
+    With L ≤ a ≤ U, a scored ReLU lies in [0, max(U, 0)], a scored tensor without ReLU in [min(L, 0), max(U, 0)], and
+    a bias b that goes with its unit in [min(b, 0), max(b, 0)]. Unlike `interval_bounds` they hold for every pruned
+    network as well.
+
+    Parameters
+    ----------
+    network, feeds, radius, domain
+        As for `interval_bounds`.
+    """
+    return propagated(network, *_boxes(network, feeds, radius, domain), scored=True)
+
+
+def box_bounds(network: Network, lower: Mapping[str, FloatArray], upper: Mapping[str, FloatArray]) -> Bounds:
+    """Return interval bounds for every input in given boxes.
+
+    Parameters
+    ----------
+    network
+        The network.
+    lower, upper
+        Smallest and largest value of every input cell, shape (boxes, cells) by input; finite.
+    """
+    return propagated(network, lower, upper)
+
+
+def propagated(
+    network: Network,
+    lower: Mapping[str, FloatArray],
+    upper: Mapping[str, FloatArray],
+    *,
+    scored: bool = False,
+    known: Bounds | None = None,
+) -> Bounds:
+    """Return interval bounds of every tensor from those of the inputs.
+
+    Parameters
+    ----------
+    network
+        The network.
+    lower, upper
+        Bounds of the inputs, shape (boxes, cells) by input.
+    scored
+        Whether they have to hold for every score in [0, 1], see `score_aware_bounds`.
+    known
+        Bounds that are known to hold, by tensor; the tighter of the two is passed on.
+    """
+    low, high = dict(lower), dict(upper)
     for layer in network.layers:
         name = layer.output
         if isinstance(layer, Affine):
-            lower[name], upper[name] = _affine_interval(layer, lower, upper)
-        elif isinstance(layer, Relu):
-            lower[name], upper[name] = np.maximum(lower[layer.input], 0.0), np.maximum(upper[layer.input], 0.0)
-        elif isinstance(layer, Shift):
-            lower[name], upper[name] = lower[layer.input], upper[layer.input]
+            low[name], high[name] = _affine_interval(layer, low, high, scored=scored)
+        elif isinstance(layer, MaxPool):
+            low[name], high[name] = _pool_interval(layer, low[layer.input], high[layer.input])
         else:
-            lower[name], upper[name] = _pool_interval(layer, lower[layer.input], upper[layer.input])
-    return Bounds(lower, upper)
+            low[name], high[name] = _activation_interval(layer, low[layer.input], high[layer.input], scored=scored)
+        if known is not None and name in known.lower:
+            low[name] = np.maximum(low[name], known.lower[name])
+            high[name] = np.minimum(high[name], known.upper[name])
+    return Bounds(low, high)
+
+
+def bias_interval(layer: Affine, *, scored: bool) -> tuple[FloatArray, FloatArray]:
+    """Return the smallest and largest bias of each cell, over all scores if `scored`; shape (cells,)."""
+    if not scored or layer.bias_units is None:
+        return layer.bias, layer.bias
+    free = layer.bias_units != FIXED
+    low = np.where(free, np.minimum(layer.bias, 0.0), layer.bias)
+    return low, np.where(free, np.maximum(layer.bias, 0.0), layer.bias)
 
 
 def trust_region_bounds(network: Network, values: Mapping[str, FloatArray], radius: float = 0.1) -> Bounds:
@@ -91,16 +153,43 @@ def trust_region_bounds(network: Network, values: Mapping[str, FloatArray], radi
     return Bounds(lower, upper)
 
 
+def _boxes(
+    network: Network, feeds: Mapping[str, npt.NDArray[np.generic]], radius: float, domain: tuple[float, float] | None
+) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
+    """Return lower and upper bounds of the inputs around each sample."""
+    lower: dict[str, FloatArray] = {}
+    upper: dict[str, FloatArray] = {}
+    for name, values in network.flatten(feeds).items():
+        lower[name], upper[name] = values - radius, values + radius
+        if domain is not None:
+            lower[name] = np.maximum(lower[name], domain[0] - radius)
+            upper[name] = np.minimum(upper[name], domain[1] + radius)
+    return lower, upper
+
+
 def _affine_interval(
-    layer: Affine, lower: Mapping[str, FloatArray], upper: Mapping[str, FloatArray]
+    layer: Affine, lower: Mapping[str, FloatArray], upper: Mapping[str, FloatArray], *, scored: bool
 ) -> tuple[FloatArray, FloatArray]:
     samples = len(lower[layer.inputs[0]])
-    low, high = np.tile(layer.bias, (samples, 1)), np.tile(layer.bias, (samples, 1))
+    least, most = bias_interval(layer, scored=scored)
+    low, high = np.tile(least, (samples, 1)), np.tile(most, (samples, 1))
     for name, matrix in zip(layer.inputs, layer.matrices, strict=True):
         positive, negative = sparse.csr_array(matrix.maximum(0)), sparse.csr_array(matrix.minimum(0))
         low += applied(positive, lower[name]) + applied(negative, upper[name])
         high += applied(positive, upper[name]) + applied(negative, lower[name])
     return low, high
+
+
+def _activation_interval(
+    layer: Relu | Shift, lower: FloatArray, upper: FloatArray, *, scored: bool
+) -> tuple[FloatArray, FloatArray]:
+    if isinstance(layer, Relu):
+        lower, upper = np.maximum(lower, 0.0), np.maximum(upper, 0.0)
+    if not scored:
+        return lower, upper
+    # A score scales the value towards zero.
+    free = layer.units != FIXED
+    return np.where(free, np.minimum(lower, 0.0), lower), np.where(free, np.maximum(upper, 0.0), upper)
 
 
 def _pool_interval(layer: MaxPool, lower: FloatArray, upper: FloatArray) -> tuple[FloatArray, FloatArray]:
