@@ -1,6 +1,6 @@
 """Which units the criteria choose: test accuracy with an equal share kept in every layer.
 
-    python benchmarks/selection.py [--models examples/fashion/*.onnx] [--ratios 0.4 0.5] [--draws 3] [--full-test DIR]
+    python benchmarks/importance.py [--models examples/fashion/*.onnx] [--ratios 0.4 0.5] [--draws 3] [--full-test DIR]
 
 Each criterion runs on several draws of calibration images; accuracies are means and standard deviations over them,
 on masks alone (no repair) and after the least-squares repair. `--full-test` names the folder of the Fashion-MNIST IDX

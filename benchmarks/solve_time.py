@@ -1,6 +1,6 @@
 """How long the joint OAMIP program takes: LeNet-5 and a 784-300-100-10 network, ten images, one thread.
 
-    python benchmarks/programs.py [--runs 3] [--models more.onnx …]
+    python benchmarks/solve_time.py [--runs 3] [--models more.onnx …]
 
 The fully connected network is fitted here, with scikit-learn, on the shipped calibration images.
 """
@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from oamip_onnx.budget import uniform_widths
 from oamip_onnx.calibration import load_samples
 from oamip_onnx.channels import analyse
-from oamip_onnx.importance import ImportanceContext, find_logits, response_scores, shift_scores
+from oamip_onnx.importance import ImportanceContext, find_logits, joint_scores, response_scores
 from oamip_onnx.model import bind_inputs, infer_shapes, load_model
 from oamip_onnx.runtime import RuntimeOptions
 
@@ -79,7 +79,7 @@ def main() -> None:
     print(f"{'network':16s} {'form':9s} {'engine':18s} {'status':20s} {'objective':>10s} {'seconds':>8s}  (median)")
     for name, source in networks.items():
         context = context_of(source)
-        for form, criterion in (("shift", shift_scores), ("response", response_scores)):
+        for form, criterion in (("shift", joint_scores), ("response", response_scores)):
             # On ten images of the ResNet the interior-point method finds the shift form's rows too thin.
             if (args.quick and form == "response") or (name == "ResNet-8" and form == "shift"):
                 continue

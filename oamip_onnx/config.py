@@ -10,10 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from oamip_onnx.channels import Heads
 from oamip_onnx.errors import UsageError, closest
+from oamip_onnx.formulation import PAPER_LOSS_WEIGHT
+from oamip_onnx.importance import Decoupling, Head
 from oamip_onnx.model import write_text
 
-Importance = Literal["oamip", "magnitude", "random"]
-Form = Literal["auto", "response", "shift", "layerwise"]
+Importance = Literal["oamip", "magnitude", "activation", "removal", "random"]
+Preset = Literal["default", "paper"]
+Form = Literal["auto", "response", "layerwise", "shift", "gate"]
 RepairName = Literal["least-squares", "bias", "none"]
 
 
@@ -27,8 +30,25 @@ class PruneConfig(BaseModel):
         leave half of the costs.
     importance
         How units are ranked.
+    preset
+        ``paper`` sets what the other settings leave open to the authors' program (`PRESETS`).
     form
         For ``oamip``, the form of the program; ``auto`` chooses by size and measured quality.
+    rounds, exchanges
+        Rounds of the response form, and most rounds of exchange after them.
+    by_class
+        Decoupling by class: one program a class, a unit's score being the ``mean`` or the ``max`` of those.
+    head
+        Auxiliary network of the layer-wise form: ``linear``, ``hidden`` or the paper's ``pooled`` one.
+    loss_weight
+        λ of the joint forms.
+    certificates
+        Whether groups of up to 64 units get a quadratic certificate.
+    lossless, input_range, lossless_seconds
+        Remove only what is proven to change nothing while inputs stay in a range (``0,1``, or ``name=0,1``), with this
+        wall-clock budget for the proofs.
+    solver, solver_nodes, solver_seconds
+        Engine by name (``scip``, or any that cvxpy finds); limits of a search with binaries.
     repair
         How the consumers make up for what went.
     round_to
@@ -36,7 +56,7 @@ class PruneConfig(BaseModel):
     samples
         Use at most this many calibration samples.
     images
-        Samples that enter the importance program.
+        Samples that enter a program; by default 10 in the joint forms and 200 elsewhere.
     ignore, only
         Globs, or regular expressions behind ``re:``, on node and tensor names.
     allow_inexact
@@ -51,17 +71,34 @@ class PruneConfig(BaseModel):
         Whether latency is measured.
     input_shapes
         Shapes of inputs whose dimensions the model leaves open and no data bind.
+    workers, scheduler
+        Processes that solve programs (0: one per core), or the address of a Dask scheduler.
+    cache
+        Whether solved programs are kept, so that an interrupted run goes on where it was.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     target: str = "ratio=0.5"
     importance: Importance = "oamip"
+    preset: Preset = "default"
     form: Form = "auto"
+    rounds: int = Field(default=4, ge=1)
+    exchanges: int = Field(default=6, ge=0)
+    by_class: Decoupling = "none"
+    head: Head = "linear"
+    loss_weight: float = Field(default=PAPER_LOSS_WEIGHT, gt=0)
+    certificates: bool = False
+    lossless: bool = False
+    input_range: tuple[str, ...] = ()
+    lossless_seconds: float = Field(default=60.0, ge=0)
+    solver: str | None = None
+    solver_nodes: int = Field(default=10_000, ge=1)
+    solver_seconds: float = Field(default=300.0, gt=0)
     repair: RepairName = "least-squares"
     round_to: int = Field(default=8, ge=1)
     samples: int | None = Field(default=None, ge=1)
-    images: int = Field(default=200, ge=1)
+    images: int | None = Field(default=None, ge=1)
     ignore: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     allow_inexact: bool = False
@@ -71,6 +108,24 @@ class PruneConfig(BaseModel):
     seed: int = Field(default=0, ge=0)
     bench: bool = True
     input_shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    workers: int = Field(default=0, ge=0)
+    scheduler: str | None = None
+    cache: bool = True
+
+
+# What a preset sets where the user does not.
+PRESETS: dict[Preset, dict[str, object]] = {
+    "default": {},
+    "paper": {
+        "target": "threshold=auto",
+        "importance": "oamip",
+        "form": "shift",
+        "images": 10,
+        "loss_weight": PAPER_LOSS_WEIGHT,
+        "head": "pooled",
+        "round_to": 1,
+    },
+}
 
 
 def make_config(*layers: Mapping[str, Any]) -> PruneConfig:
@@ -88,6 +143,9 @@ def make_config(*layers: Mapping[str, Any]) -> PruneConfig:
             if name not in PruneConfig.model_fields:
                 raise UsageError(f"There is no setting {key!r}{closest(name, PruneConfig.model_fields)}.")
             merged[name] = value
+    preset = merged.get("preset")
+    if preset in PRESETS:
+        merged = {**PRESETS[preset], **merged}
     try:
         return PruneConfig(**merged)
     except ValidationError as error:

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +13,22 @@ import numpy.typing as npt
 import onnx
 
 from oamip_onnx.bench import BenchSettings, LatencyComparison, compare_latency, describe_environment
-from oamip_onnx.budget import parse_target, plan_widths
-from oamip_onnx.calibration import Samples, Source, check_label_range, load_samples, random_samples
-from oamip_onnx.channels import BoolArray, ChannelAnalysis, analyse, comparable_tensor, select_units
+from oamip_onnx.budget import parse_target
+from oamip_onnx.calibration import Samples, Source, load_samples
+from oamip_onnx.certify import input_box, remove_losslessly
+from oamip_onnx.channels import BoolArray, ChannelAnalysis, select_units
 from oamip_onnx.config import PruneConfig, make_config
-from oamip_onnx.errors import DataError, NothingToPruneError
-from oamip_onnx.importance import ImportanceContext, Progress, Scores, find_logits, silent
-from oamip_onnx.importance import score as score_units
+from oamip_onnx.errors import UnsupportedOperatorError, UsageError
+from oamip_onnx.importance import Progress, Scores, silent
 from oamip_onnx.model import (
     Array,
-    Model,
-    TensorType,
-    as_float32,
-    bind_inputs,
-    has_rare_types,
-    infer_shapes,
-    load_model,
     save_model,
 )
-from oamip_onnx.repair import HELD_OUT_SHARE, REPAIRS, RepairContext, Repaired, with_biases, with_initializers
-from oamip_onnx.report import Findings, Result, make_result
-from oamip_onnx.runtime import RuntimeOptions, runs
+from oamip_onnx.preparation import ModelSource, Prepared, check_classes, prepare, require_groups
+from oamip_onnx.repair import HELD_OUT_SHARE, REPAIRS, RepairContext, Repaired, with_initializers
+from oamip_onnx.report import Findings, LosslessRecord, Result, lossless_record, make_result, read_scores
+from oamip_onnx.runtime import RuntimeOptions
+from oamip_onnx.scoring import score, widths_for
 from oamip_onnx.surgery import cut
 from oamip_onnx.verify import (
     Drift,
@@ -49,42 +44,7 @@ from oamip_onnx.verify import (
 # The masked oracle runs on this many samples: a wrong index shows on the first, a few more cover dead units.
 _VERIFICATION_SAMPLES = 64
 
-_RANDOM_SAMPLES = 64
-
 _LOG = logging.getLogger(__name__)
-
-ModelSource = str | Path | bytes | onnx.ModelProto
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A model with its samples and channels, before anything is decided.
-
-    Attributes
-    ----------
-    original
-        The model as it came, in canonical form; a float32 copy where the provider has no kernels for its types.
-    stored
-        What is cut for the file: the model with a bias at every layer, in its own types.
-    model
-        The same in the types of `original`.
-    samples, types, analysis, options
-        Calibration samples, concrete types, channels, provider and threads.
-    compared
-        The tensor that drift is measured on.
-    logits
-        The tensor that importance takes a loss of.
-    """
-
-    original: Model
-    stored: Model
-    model: Model
-    samples: Samples
-    types: dict[str, TensorType]
-    analysis: ChannelAnalysis
-    options: RuntimeOptions
-    compared: str
-    logits: str
 
 
 @dataclass(frozen=True)
@@ -131,117 +91,6 @@ class _Clock:
         self._progress(name, 1.0)
 
 
-def prepare(
-    source: ModelSource,
-    data: Source | None,
-    config: PruneConfig,
-    *,
-    labels: str | Path | npt.NDArray[np.integer[Any]] | None = None,
-    random_data: bool = False,
-) -> Prepared:
-    """Return a model with its samples and channel groups.
-
-    Raises
-    ------
-    ModelError, DataError, UsageError
-        If the model, the samples or a setting are not usable.
-    """
-    options = RuntimeOptions(config.provider, config.threads)
-    options.provider_names()  # an unknown provider is reported before anything is loaded
-    original, stored, model = _load(source, config, options)
-    shapes = config.input_shapes
-    if data is not None:
-        samples = load_samples(data, model, labels=labels, limit=config.samples)
-        feeds = samples.one_run()
-        types = infer_shapes(model, bind_inputs(model, feeds, shapes), feeds)
-    elif random_data:
-        types = infer_shapes(model, bind_inputs(model, None, shapes))
-        samples = random_samples(model, types, config.samples or _RANDOM_SAMPLES, config.seed)
-    else:
-        raise DataError("Pruning needs calibration samples: give --data, or --random-data to do without.")
-    analysis = analyse_as(model, types, config)
-    compared = comparable_tensor(model, analysis)
-    logits = find_logits(model, types, compared)
-    _check_classes(samples, types[logits])
-    return Prepared(original, stored, model, samples, types, analysis, options, compared, logits)
-
-
-def analyse_as(model: Model, types: Mapping[str, TensorType], config: PruneConfig) -> ChannelAnalysis:
-    """Return the channel groups of a model under the settings of a run.
-
-    Raises
-    ------
-    ModelError, UsageError
-        If the operands of a node do not fit each other, or a pattern matches nothing.
-    """
-    return analyse(
-        model,
-        types,
-        ignore=config.ignore,
-        only=config.only,
-        allow_inexact=config.allow_inexact,
-        heads=config.heads,
-    )
-
-
-def _load(source: ModelSource, config: PruneConfig, options: RuntimeOptions) -> tuple[Model, Model, Model]:
-    """Return the original, what is cut for the file, and what is analysed; see `Prepared`."""
-    original = load_model(source)
-    stored = original if config.repair == "none" else with_biases(original)
-    if not has_rare_types(original.proto) or runs(original.proto, options):
-        return original, stored, stored
-    note = "Everything was computed and verified on a float32 copy: ONNX Runtime has no kernels for the model's types."
-    copy = replace(original, proto=as_float32(original.proto), notes=(*original.notes, note))
-    return copy, stored, replace(copy, proto=as_float32(stored.proto))
-
-
-def _check_classes(samples: Samples, logits: TensorType) -> None:
-    if samples.labels is not None and len(logits.shape) == 2:
-        check_label_range(samples.labels, logits.shape[1])
-
-
-def require_groups(model: Model, analysis: ChannelAnalysis) -> None:
-    """Raise if nothing can be removed.
-
-    Raises
-    ------
-    NothingToPruneError
-        With the reasons.
-    """
-    if analysis.groups:
-        return
-    reasons = "; ".join(dict.fromkeys(f"{p.tensor!r}: {p.reason}" for p in analysis.pinned[:3]))
-    what = f"the model {str(model.path)!r}" if model.path else "the model"
-    raise NothingToPruneError(
-        f"There is nothing to prune in {what}, because {reasons or 'it has no Conv, Gemm or MatMul with weights'}"
-    )
-
-
-def score(prepared: Prepared, config: PruneConfig, progress: Progress | None = None) -> tuple[Scores, tuple[int, ...]]:
-    """Return the importance of every unit, and the widths it was computed for.
-
-    Raises
-    ------
-    SolverError, TargetError, UnsupportedOperatorError
-        If a program has no solution, the target cannot be reached, or a form does not fit the model.
-    """
-    require_groups(prepared.model, prepared.analysis)
-    widths = plan_widths(prepared.original, prepared.analysis, parse_target(config.target), config.round_to)
-    context = ImportanceContext(
-        prepared.model,
-        prepared.analysis,
-        prepared.samples,
-        prepared.options,
-        widths,
-        config.seed,
-        prepared.logits,
-        progress,
-        form=config.form,
-        images=config.images,
-    )
-    return score_units(config.importance, context), widths
-
-
 def prune(
     source: ModelSource,
     data: Source | None = None,
@@ -249,6 +98,7 @@ def prune(
     evaluation: Source | None = None,
     labels: str | Path | npt.NDArray[np.integer[Any]] | None = None,
     random_data: bool = False,
+    scores: str | Path | None = None,
     config: PruneConfig | None = None,
     progress: Progress | None = None,
     **settings: Any,
@@ -267,6 +117,8 @@ def prune(
         Class indices of the calibration samples, if they are not in `data`.
     random_data
         Draw samples at random for want of data; the report says so.
+    scores
+        A file of `oamip score --out`, in place of scoring.
     config, settings
         Settings as a whole or by name (`PruneConfig`).
     progress
@@ -277,26 +129,27 @@ def prune(
     OamipError
         One sentence that says what is wrong, where, and what to do; nothing is written.
     """
-    config = make_config(config.model_dump() if config else {}, settings)
-    parse_target(config.target)
+    config = _checked(make_config(config.model_dump() if config else {}, settings), scores)
     clock = _Clock(progress)
     environment = describe_environment(RuntimeOptions(config.provider, config.threads))
     with clock.stage("load"):
         prepared = prepare(source, data, config, labels=labels, random_data=random_data)
         require_groups(prepared.model, prepared.analysis)
         held_out = _evaluation(prepared, evaluation)
-    with clock.stage("score") as report_progress:
-        scores, widths = score(prepared, config, report_progress)
-        kept = select_units(prepared.analysis, widths, scores.values)
-    with clock.stage("cut"):
-        narrow = cut(prepared.model, prepared.analysis, kept, _metadata(config))
+    decision = _proven(prepared, config, clock) if config.lossless else _scored(prepared, config, clock, scores)
+    kept = decision.kept
     with clock.stage("verify"):
-        verification = _verify(prepared, kept, narrow, {}, "after surgery")
-    notes = [*prepared.original.notes, *prepared.samples.notes, *scores.notes, *_inexact_note(prepared.analysis)]
+        verification = _verify(prepared, kept, decision.narrow, {}, "after surgery")
+    notes = [*prepared.original.notes, *prepared.samples.notes, *decision.scores.notes]
+    notes += _inexact_note(prepared.analysis)
     with clock.stage("repair"):
-        repaired = _repair(prepared, kept, narrow, config, notes)
+        repaired = decision.merged or _repair(prepared, kept, decision.narrow, config, notes)
     with clock.stage("verify repair"):
-        if repaired.updates:
+        if decision.merged:
+            # Every unit kept: what is merged has to compute what the original does.
+            every = np.ones_like(kept)
+            verification = _worse(verification, _verify(prepared, every, repaired.proto, {}, "after merging"))
+        elif repaired.updates:
             verification = _worse(
                 verification, _verify(prepared, kept, repaired.proto, repaired.updates, "after repair")
             )
@@ -309,7 +162,7 @@ def prune(
     findings = Findings(
         verification,
         drift,
-        scores,
+        decision.scores,
         kept,
         repaired,
         proto.ByteSize(),
@@ -318,9 +171,76 @@ def prune(
         tuple(notes),
         clock.seconds,
         "evaluation" if evaluation is not None else "calibration",
+        decision.lossless,
     )
     result = make_result(prepared.original, prepared.analysis, prepared.types, findings, config)
     return PruneResult(proto, result, prepared.original.external_data)
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """Which units stay, the model without the others, and for lossless removal what else was done."""
+
+    scores: Scores
+    kept: BoolArray
+    narrow: onnx.ModelProto
+    merged: Repaired | None = None
+    lossless: LosslessRecord | None = None
+
+
+def _checked(config: PruneConfig, scores: str | Path | None) -> PruneConfig:
+    """Return the settings of a run, checked against each other."""
+    parse_target(config.target)
+    if not config.lossless:
+        if config.input_range:
+            raise UsageError("The input range is that of lossless removal; add --lossless, or leave --input-range out.")
+        return config
+    if scores is not None:
+        raise UsageError("Lossless removal needs no scores; give --lossless or --scores, not both.")
+    # A repair would change outputs that are equal.
+    return config.model_copy(update={"repair": "none"})
+
+
+def _scored(prepared: Prepared, config: PruneConfig, clock: _Clock, scores_path: str | Path | None) -> _Decision:
+    """Remove what scores lowest at the target."""
+    with clock.stage("score") as report_progress:
+        if scores_path is None:
+            scores, widths = score(prepared, config, report_progress)
+        else:
+            scores = read_scores(Path(scores_path), prepared.analysis)
+            widths = widths_for(prepared, config, scores)
+        kept = select_units(prepared.analysis, widths, scores.values)
+    with clock.stage("cut"):
+        return _Decision(scores, kept, cut(prepared.model, prepared.analysis, kept, _metadata(config)))
+
+
+def _proven(prepared: Prepared, config: PruneConfig, clock: _Clock) -> _Decision:
+    """Remove and merge what is proven to change nothing."""
+    if prepared.stored is not prepared.model:
+        raise UnsupportedOperatorError(
+            "Lossless removal needs a model whose types ONNX Runtime computes in; convert it to float32 first."
+        )
+    lower, upper = input_box(config.input_range, prepared.model.input_names)
+    with clock.stage("prove"):
+        found = remove_losslessly(
+            prepared.model,
+            prepared.analysis,
+            lower,
+            upper,
+            prepared.logits,
+            seconds=config.lossless_seconds,
+            seed=config.seed,
+            samples=prepared.samples.feeds,
+            metadata=_metadata(config),
+        )
+    units = found.units
+    notes = [*units.notes]
+    if found.kept.all() and not found.merged:
+        notes.append("Nothing is proven removable over this range of the inputs; the model is the original.")
+    scores = Scores((~units.inactive).astype(np.float64), "lossless", notes=tuple(notes))
+    return _Decision(
+        scores, found.kept, found.narrow, Repaired(found.proto), lossless_record(found, config.input_range)
+    )
 
 
 def _in_own_types(
@@ -344,7 +264,7 @@ def _evaluation(prepared: Prepared, evaluation: Source | None) -> Samples:
     if evaluation is None:
         return prepared.samples
     samples = load_samples(evaluation, prepared.model)
-    _check_classes(samples, prepared.types[prepared.logits])
+    check_classes(samples, prepared.types[prepared.logits])
     return samples
 
 

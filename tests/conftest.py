@@ -1,6 +1,7 @@
 """Shared fixtures."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,14 @@ settings.load_profile("repeatable")
 sys.path.insert(0, str(Path(__file__).parent))
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "fashion"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep solved programs of this run apart from the user's: an old solution would hide a change."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OAMIP_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

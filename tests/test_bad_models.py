@@ -11,7 +11,7 @@ from oracle import Analysed, analysed
 
 from oamip_onnx.channels import PinCode
 from oamip_onnx.errors import DataError, ModelError, NothingToPruneError
-from oamip_onnx.pipeline import require_groups
+from oamip_onnx.preparation import require_groups
 
 
 def _weight(proto: onnx.ModelProto, position: int, *shape: int) -> None:

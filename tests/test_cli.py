@@ -30,6 +30,7 @@ from oamip_onnx.errors import (
     UsageError,
     VerificationError,
 )
+from oamip_onnx.tasks import WorkerError
 
 FAST = ["--importance", "magnitude", "--no-bench"]
 
@@ -112,7 +113,7 @@ def test_json_is_the_contract(work: Path) -> None:
     assert result["schema_version"] == 1
     assert set(result) == {
         *("schema_version", "original", "pruned", "speedup", "verification", "drift", "groups", "pinned", "solver"),
-        *("repair", "importance", "notes", "seconds", "environment", "config"),
+        *("certificates", "lossless", "repair", "importance", "notes", "seconds", "environment", "config"),
     }
     assert set(result["verification"]) == {"passed", "max_abs_error", "max_rel_error", "tolerance", "samples"}
     assert result["verification"]["passed"] is True
@@ -290,7 +291,12 @@ def test_inexact_channels_and_other_settings_of_prune(work: Path) -> None:
     assert (result["config"]["heads"], result["config"]["images"]) == ("dimension", 7)
     assert any("normalises over those it keeps" in note for note in result["notes"])
     (work / "out.onnx").unlink()
-    failed(oamip(*arguments, "--set", "head=whole", cwd=work), 2, "no setting 'head'; did you mean 'heads'", work)
+    failed(
+        oamip(*arguments, "--set", "headz=whole", cwd=work),
+        2,
+        "no setting 'headz'; did you mean 'head' or 'heads'",
+        work,
+    )
     failed(oamip(*arguments, "--set", "heads", cwd=work), 2, "'heads' has no value", work)
     failed(oamip(*arguments, "--set", "heads=none", cwd=work), 2, "'heads' does not take 'none'", work)
 
@@ -393,6 +399,7 @@ def test_exit_codes_of_the_error_tree() -> None:
         TargetError: 3,
         VerificationError: 1,
         SolverError: 4,
+        WorkerError: 3,
     }
     assert {c: c.exit_code for c in OamipError.__subclasses__()} == codes
 

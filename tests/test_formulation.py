@@ -18,20 +18,20 @@ from oamip_onnx.errors import SolverError, UnsupportedOperatorError
 from oamip_onnx.formulation import (
     BUILDERS,
     Affine,
+    JointOptions,
     Network,
     NodeView,
     Program,
     Relu,
     Same,
     Shift,
-    ShiftOptions,
     build_network,
+    gate_response,
     interval_bounds,
-    shift_bounds,
-    shift_program,
+    joint_bounds,
+    joint_program,
     shift_response,
 )
-from oamip_onnx.formulation.network import Respond, scores_of
 from oamip_onnx.masking import MaskedSession
 from oamip_onnx.model import infer_shapes, load_model
 from oamip_onnx.runtime import Session
@@ -93,14 +93,6 @@ def relative_error(value: FloatArray, reference: npt.NDArray[np.generic]) -> flo
     return float(np.abs(value - expected).max() / np.abs(expected).max())
 
 
-def gate(scores: FloatArray) -> Respond:
-    def respond(layer: Relu | Shift, before: FloatArray) -> FloatArray:
-        active = np.maximum(before, 0.0) if isinstance(layer, Relu) else before
-        return np.asarray(scores_of(scores, layer.units) * active, np.float64)
-
-    return respond
-
-
 @pytest.mark.parametrize("name", sorted(EXPRESSIBLE))
 def test_network_computes_what_onnx_runtime_computes(name: str) -> None:
     subject = analysed(GRAPHS[name]())
@@ -118,7 +110,7 @@ def test_scores_act_where_the_mask_acts(name: str) -> None:
     kept = random_kept(subject.analysis, seed=5)
     scores = kept.astype(np.float64)
     network = network_of(subject).with_scaled_bias(scores)
-    value = network.forward(feeds, gate(scores))[network.logits]
+    value = network.forward(feeds, gate_response(scores))[network.logits]
     expected = MaskedSession(subject.model, subject.analysis, PLAIN).run(feeds, kept)["y"]
     assert relative_error(value, expected) < TOLERANCE
 
@@ -166,14 +158,15 @@ def test_lenet_program_at_one_gives_onnx_runtimes_logits(fashion: Path) -> None:
     analysis = analyse(model, infer_shapes(model, {n: v.shape for n, v in feeds.items()}, feeds))
     network = build_network(model, analysis, model.output_names[0])
     expected = Session(model.proto, PLAIN).run(feeds)[model.output_names[0]]
-    assert_start_is_the_original(shift_program(network, feeds, data["labels"][:10].astype(np.int64)), expected)
+    program = joint_program(network, feeds, data["labels"][:10].astype(np.int64)).program
+    assert_start_is_the_original(program, expected)
 
 
 def test_dense_program_at_one_gives_onnx_runtimes_logits() -> None:
     subject = analysed(dense_net())
     feeds = {"x": np.random.default_rng(0).uniform(0, 1, (10, 1, 28, 28)).astype(np.float32)}
     expected = Session(subject.model.proto, PLAIN).run(feeds)["y"]
-    assert_start_is_the_original(shift_program(network_of(subject), feeds, np.arange(10)), expected)
+    assert_start_is_the_original(joint_program(network_of(subject), feeds, np.arange(10)).program, expected)
 
 
 @pytest.mark.parametrize("name", sorted(EXPRESSIBLE))
@@ -182,7 +175,7 @@ def test_small_program_at_one_gives_onnx_runtimes_logits(name: str) -> None:
     network = network_of(subject)
     feeds = feeds_for(subject.model, seed=1)
     expected = Session(subject.model.proto, PLAIN).run(feeds)["y"].reshape(2, -1)
-    assert_start_is_the_original(shift_program(network, feeds, np.zeros(2, np.int64)), expected)
+    assert_start_is_the_original(joint_program(network, feeds, np.zeros(2, np.int64)).program, expected)
 
 
 def test_first_layer_needs_neither_rows_nor_variables() -> None:
@@ -190,9 +183,9 @@ def test_first_layer_needs_neither_rows_nor_variables() -> None:
     x = b.add("MaxPool", b.add("Relu", b.conv("x", 3, 6)), kernel_shape=[2, 2], strides=[2, 2])
     subject = analysed(b.finish(b.gemm(b.add("Flatten", x), 96, 5)))
     feeds = feeds_for(subject.model, seed=1)
-    program = shift_program(network_of(subject), feeds, np.zeros(2, np.int64))
+    program = joint_program(network_of(subject), feeds, np.zeros(2, np.int64)).program
     assert [rows.family for rows in program.rows] == ["logits"]
-    assert program.block("activations").size == 0
+    assert program.columns("activations").size == 0
 
 
 def test_first_layer_is_linear_in_its_scores() -> None:
@@ -201,9 +194,9 @@ def test_first_layer_is_linear_in_its_scores() -> None:
     subject = analysed(b.finish(b.gemm(b.add("Flatten", x), 96, 5)))
     feeds = feeds_for(subject.model, seed=1)
     network = network_of(subject)
-    program = shift_program(network, feeds, np.zeros(2, np.int64))
+    program = joint_program(network, feeds, np.zeros(2, np.int64)).program
     scores = np.random.default_rng(0).uniform(0, 1, network.unit_count)
-    expected = network.forward(feeds, gate(scores))[network.logits]
+    expected = network.forward(feeds, gate_response(scores))[network.logits]
     np.testing.assert_allclose(logits_at(program, scores), expected, rtol=1e-9, atol=1e-12)
 
 
@@ -223,11 +216,11 @@ def test_shift_rows_hold_inside_the_trust_region() -> None:
     subject = analysed(small_net())
     network = network_of(subject)
     feeds = feeds_for(subject.model, seed=4, batch=3)
-    options = ShiftOptions()
-    program = shift_program(network, feeds, np.zeros(3, np.int64), options)
+    options = JointOptions()
+    program = joint_program(network, feeds, np.zeros(3, np.int64), options).program
     values = network.forward(feeds)
-    bounds = shift_bounds(network, feeds, values, options)
-    assert program.block("activations").size == 0
+    bounds = joint_bounds(network, feeds, values, options)
+    assert program.columns("activations").size == 0
     checked = 0
     for seed in range(20):
         random = np.random.default_rng(seed)
@@ -252,7 +245,7 @@ def test_a_mask_on_live_units_violates_the_authors_rows(hidden: int) -> None:
     subject = analysed(small_net())
     network = network_of(subject)
     feeds = feeds_for(subject.model, seed=4, batch=3)
-    program = shift_program(network, feeds, np.zeros(3, np.int64), ShiftOptions(inactive_rows=True))
+    program = joint_program(network, feeds, np.zeros(3, np.int64), JointOptions(inactive_rows=True)).program
     layer = next(layer for layer in network.layers if isinstance(layer, Relu) and layer.size == hidden)
     live = (network.forward(feeds)[layer.output] > 1e-2).any(axis=0)
     x = np.zeros(program.variable_count)
@@ -268,8 +261,10 @@ def test_the_authors_rows_add_what_inactive_units_ask() -> None:
     subject = analysed(small_net())
     feeds = feeds_for(subject.model, seed=4, batch=3)
     families = {
-        inactive: {r.family for r in shift_program(network_of(subject), feeds, np.zeros(3, np.int64), options).rows}
-        for inactive, options in ((False, ShiftOptions()), (True, ShiftOptions(inactive_rows=True)))
+        inactive: {
+            r.family for r in joint_program(network_of(subject), feeds, np.zeros(3, np.int64), options).program.rows
+        }
+        for inactive, options in ((False, JointOptions()), (True, JointOptions(inactive_rows=True)))
     }
     assert families[True] - families[False] == {"relu off: L ≤ a ≤ 0"}
 
@@ -277,8 +272,8 @@ def test_the_authors_rows_add_what_inactive_units_ask() -> None:
 def test_too_many_open_states_shrink_the_box_and_are_noted() -> None:
     subject = analysed(small_net())
     feeds = feeds_for(subject.model, seed=4, batch=3)
-    options = ShiftOptions(radius=1.0, largest_open=3)
-    program = shift_program(network_of(subject), feeds, np.zeros(3, np.int64), options)
+    options = JointOptions(radius=1.0, largest_open=3)
+    program = joint_program(network_of(subject), feeds, np.zeros(3, np.int64), options).program
     assert program.binary_count == 0
     assert any("shrunk" in note for note in program.notes)
 
@@ -287,7 +282,7 @@ def test_anchor_bounds_the_logits() -> None:
     subject = analysed(small_net())
     network = network_of(subject)
     feeds = feeds_for(subject.model, seed=4, batch=3)
-    program = shift_program(network, feeds, np.zeros(3, np.int64), ShiftOptions(anchor=0.25))
+    program = joint_program(network, feeds, np.zeros(3, np.int64), JointOptions(anchor=0.25)).program
     original = network.forward(feeds)[network.logits].reshape(-1)
     np.testing.assert_allclose(program.block("logits").lower, original - 0.25)
     np.testing.assert_allclose(program.block("logits").upper, original + 0.25)
@@ -297,21 +292,21 @@ def test_largest_layer_means_value_the_original() -> None:
     """At s = 1 every mean of (s - 2) is -1, and K - 1 of them are summed."""
     subject = analysed(small_net())
     feeds = feeds_for(subject.model, seed=4, batch=3)
-    options = ShiftOptions(layer_rescale="largest", loss_weight=0.0)
-    program = shift_program(network_of(subject), feeds, np.zeros(3, np.int64), options)
+    options = JointOptions(layer_rescale="largest", loss_weight=0.0)
+    program = joint_program(network_of(subject), feeds, np.zeros(3, np.int64), options).program
     x, violations = fixed_at_start(program)
     assert max(violations.values()) < 1e-9
     assert program.objective(x) == pytest.approx(-1.0)
 
 
 def test_program_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from oamip_onnx.formulation import encoding
+    from oamip_onnx.formulation import rows
 
-    monkeypatch.setattr(encoding, "LARGEST_PROGRAM", 10)
+    monkeypatch.setattr(rows, "LARGEST_PROGRAM", 10)
     subject = analysed(small_net())
     feeds = feeds_for(subject.model, seed=4, batch=3)
     with pytest.raises(SolverError, match=r"exceeds 10 coefficients.*fewer samples"):
-        shift_program(network_of(subject), feeds, np.zeros(3, np.int64))
+        joint_program(network_of(subject), feeds, np.zeros(3, np.int64))
 
 
 POOLED = analysed(GRAPHS["pools"]())

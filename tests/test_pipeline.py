@@ -96,8 +96,11 @@ def test_half_of_lenet_keeps_its_accuracy(fashion: Path) -> None:
     assert result.report.importance == "oamip (response)"
     assert accuracy(result) >= 0.86
     assert result.report.pruned.macs <= 0.4 * result.report.original.macs
-    assert all(s.status == "optimal" for s in result.report.solver)
-    assert result.report.seconds["score"] < 60
+    assert all(s.status in {"optimal", "optimal_inaccurate"} for s in result.report.solver)
+    (certificate,) = result.report.certificates
+    assert certificate.bound is not None
+    assert certificate.bound <= certificate.objective
+    assert result.report.seconds["score"] < 120
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from oracle import Analysed, analysed, feeds_for
 from scipy import sparse
 
 from oamip_onnx.errors import SolverError
-from oamip_onnx.formulation import Program, ShiftOptions, build_network, shift_program
+from oamip_onnx.formulation import JointOptions, Program, build_network, joint_program
 from oamip_onnx.formulation.objective import add_budget, add_group_widths, add_logits, add_marginal_softmax
 from oamip_onnx.formulation.program import ProgramBuilder
 from oamip_onnx.solvers import Capability, ConicSolver, IntegerSolver, Solver, SolverStatus
@@ -27,12 +27,12 @@ def tiny(width: int = 5) -> Analysed:
     return analysed(b.finish(b.gemm(x, width, 4)))
 
 
-def tiny_program(options: ShiftOptions | None = None, samples: int = 4) -> Program:
+def tiny_program(options: JointOptions | None = None, samples: int = 4) -> Program:
     subject = tiny()
     network = build_network(subject.model, subject.analysis, subject.model.output_names[0])
     feeds: Mapping[str, npt.NDArray[np.generic]] = feeds_for(subject.model, seed=4, batch=samples)
     labels = network.forward(feeds)[network.logits].argmax(axis=1)
-    return shift_program(network, feeds, labels, options)
+    return joint_program(network, feeds, labels, options).program
 
 
 def softmax_program(*, widths: list[int] | None = None) -> Program:
@@ -56,7 +56,7 @@ def test_solution_meets_the_rows(solver: Solver, name: str) -> None:
     subject = analysed(GRAPHS[name]())
     network = build_network(subject.model, subject.analysis, subject.model.output_names[0])
     feeds = feeds_for(subject.model, seed=1)
-    program = shift_program(network, feeds, np.zeros(2, np.int64), ShiftOptions(largest_open=0))
+    program = joint_program(network, feeds, np.zeros(2, np.int64), JointOptions(largest_open=0)).program
     solution = solver.solve(program)
     assert program.start is not None
     assert solution.result.objective is not None
@@ -84,10 +84,10 @@ def test_both_solvers_agree_on_squares() -> None:
 
 
 def test_undecided_states_are_solved_to_the_gap() -> None:
-    program = tiny_program(ShiftOptions(radius=0.3), samples=3)
+    program = tiny_program(JointOptions(radius=0.3), samples=3)
     assert program.binary_count >= 3
     solution = IntegerSolver(seconds=60.0).solve(program)
-    states = solution.x[program.block("states").columns]
+    states = solution.x[program.columns("states")]
     np.testing.assert_allclose(states, np.round(states), atol=1e-5)
     assert max(program.violations(solution.x).values()) < 1e-4
     assert solution.result.status is SolverStatus.OPTIMAL
@@ -101,7 +101,7 @@ def test_undecided_states_are_solved_to_the_gap() -> None:
 
 
 def test_valid_version_holds_its_bounds() -> None:
-    program = tiny_program(ShiftOptions(trust_radius=0.5), samples=2)
+    program = tiny_program(JointOptions(trust_radius=0.5), samples=2)
     solution = IntegerSolver(seconds=60.0).solve(program)
     assert max(program.violations(solution.x).values()) < 1e-4
     assert solution.x[program.block("scores").columns].min() < 0.99
@@ -116,7 +116,7 @@ def test_the_optimum_does_not_depend_on_the_tangents_it_starts_from(monkeypatch:
 
 
 def test_reaching_the_node_limit_says_so() -> None:
-    program = tiny_program(ShiftOptions(radius=0.5), samples=6)
+    program = tiny_program(JointOptions(radius=0.5), samples=6)
     assert program.binary_count > 5
     result = IntegerSolver(nodes=1, gap=0.0).solve(program).result
     if result.status is SolverStatus.LIMIT:
@@ -135,7 +135,7 @@ def test_infeasible_rows_are_named(solver: Solver) -> None:
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
 def test_a_mask_in_the_authors_rows_is_infeasible(solver: Solver) -> None:
-    program = tiny_program(ShiftOptions(inactive_rows=True))
+    program = tiny_program(JointOptions(inactive_rows=True))
     scores = program.block("scores")
     mask = np.ones(scores.size)
     mask[:4] = 0.0

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from oamip_onnx.budget.costs import costs_of
 from oamip_onnx.budget.target import Target
 from oamip_onnx.channels import BoolArray, ChannelAnalysis, ChannelGroup
 from oamip_onnx.errors import TargetError
 from oamip_onnx.model import Model
+
+FloatArray = npt.NDArray[np.float64]
 
 # Groups narrower than this many alignments are cut freely: rounding would decide their width alone.
 _FEWEST_ALIGNMENTS = 2
@@ -40,9 +43,7 @@ def uniform_widths(groups: Sequence[ChannelGroup], ratio: float, round_to: int =
 
 
 def _width(group: ChannelGroup, ratio: float, round_to: int) -> int:
-    step = group.block_count
-    if group.width >= _FEWEST_ALIGNMENTS * round_to:
-        step = int(np.lcm(step, round_to))
+    step = _step(group, round_to)
     # Half a unit more is rounded up: of an odd width the larger part stays.
     width = int(np.floor(group.width * (1 - ratio) / step + 0.5 + 1e-9)) * step
     if group.minimum_width == 0 and group.width * (1 - ratio) < _NOTHING:
@@ -80,6 +81,37 @@ def plan_widths(model: Model, analysis: ChannelAnalysis, target: Target, round_t
         middle = (low + high) / 2
         low, high = (low, middle) if share(middle) <= target.value else (middle, high)
     return uniform_widths(analysis.groups, high, round_to)
+
+
+def widths_above(
+    groups: Sequence[ChannelGroup], scores: FloatArray, threshold: float, round_to: int = 1
+) -> tuple[int, ...]:
+    """Return how many units of each group score above a threshold, rounded up to what blocks and alignment ask for.
+
+    Parameters
+    ----------
+    groups
+        The groups.
+    scores
+        One score per unit of the model, shape (units,).
+    threshold
+        The score above which a unit stays.
+    round_to
+        Widths are rounded up to multiples; groups narrower than two multiples are not aligned.
+    """
+    widths = []
+    for group in groups:
+        above = scores[group.units] > threshold
+        most = max(int(above[members].sum()) for members in group.members())
+        step = _step(group, round_to)
+        width = -(-most * group.block_count // step) * step
+        widths.append(min(max(width, group.minimum_width), group.width))
+    return tuple(widths)
+
+
+def _step(group: ChannelGroup, round_to: int) -> int:
+    aligned = group.width >= _FEWEST_ALIGNMENTS * round_to
+    return int(np.lcm(group.block_count, round_to)) if aligned else group.block_count
 
 
 def first_units(analysis: ChannelAnalysis, widths: Sequence[int]) -> BoolArray:

@@ -29,7 +29,7 @@ def bench(
     runs: Annotated[int, typer.Option(help="Measure each model at least so often.", min=2)] = 50,
     provider: options.Provider = None,
     threads: options.Threads = None,
-    seed: options.Seed = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the order of runs.", metavar="N")] = None,
     json_path: options.Json = None,
 ) -> None:
     """Measure latency, all models loaded, in random turns."""

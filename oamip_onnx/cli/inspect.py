@@ -7,7 +7,7 @@ from oamip_onnx.cli import options
 from oamip_onnx.cli.app import app, check_json_target, output, parse_input_shapes, write_json
 from oamip_onnx.config import make_config
 from oamip_onnx.model import bind_inputs, infer_shapes, load_model
-from oamip_onnx.pipeline import analyse_as
+from oamip_onnx.preparation import analyse_as
 from oamip_onnx.report import GroupInspection, Inspection, inspect_channels
 
 EPILOG = "Example: oamip inspect model.onnx --json -"

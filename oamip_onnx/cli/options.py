@@ -12,13 +12,17 @@ Data = Annotated[
 Labels = Annotated[str | None, typer.Option(help="Class indices: .npy or .npz; else the key 'labels'.", metavar="PATH")]
 RandomData = Annotated[bool | None, typer.Option("--random-data", help="Draw samples at random; no real data.")]
 Samples = Annotated[int | None, typer.Option(help="Use at most this many samples.", metavar="N")]
-Images = Annotated[int | None, typer.Option(help="Samples that enter the importance program.", metavar="N")]
 Target = Annotated[
     str | None,
     typer.Option(help="ratio=R removes the share R of every group; macs=F, params=F leave F.", metavar="KIND=VALUE"),
 ]
-Importance = Annotated[str | None, typer.Option(help="oamip, magnitude or random.", metavar="NAME")]
-Form = Annotated[str | None, typer.Option(help="oamip: auto, response, shift or layerwise.", metavar="NAME")]
+Importance = Annotated[
+    str | None, typer.Option(help="oamip, magnitude, activation, removal or random.", metavar="NAME")
+]
+Form = Annotated[str | None, typer.Option(help="auto, response, layerwise, shift or gate.", metavar="NAME")]
+Preset = Annotated[str | None, typer.Option(help="default, or paper: the authors' program.", metavar="NAME")]
+Scheduler = Annotated[str | None, typer.Option(help="Solve on a Dask cluster: tcp://host:8786.", metavar="ADDRESS")]
+NoCache = Annotated[bool | None, typer.Option("--no-cache", help="Neither keep nor reuse solved programs.")]
 RoundTo = Annotated[int | None, typer.Option(help="Round widths to multiples of N.", metavar="N")]
 Ignore = Annotated[
     list[str] | None,
@@ -40,7 +44,6 @@ InputShape = Annotated[
 ]
 Provider = Annotated[str | None, typer.Option(help="ONNX Runtime provider: cpu, cuda, …", metavar="NAME")]
 Threads = Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; 0: its own choice.", metavar="N")]
-Seed = Annotated[int | None, typer.Option(help="Seed of every draw.", metavar="N")]
 Json = Annotated[
     str | None, typer.Option("--json", help="Write the result as JSON; - is standard output.", metavar="PATH")
 ]
@@ -48,4 +51,4 @@ Json = Annotated[
 
 def given(**settings: object) -> dict[str, object]:
     """Return the settings that were given on the command line."""
-    return {name: value for name, value in settings.items() if value is not None and value not in ([], {})}
+    return {name: value for name, value in settings.items() if value is not None and value not in ([], {}, ())}

@@ -6,12 +6,12 @@ from typing import Annotated
 import typer
 
 from oamip_onnx.cli import options
-from oamip_onnx.cli.app import app, check_json_target, messages, output, parse_input_shapes, progress, write_json
+from oamip_onnx.cli.app import app, check_json_target, messages, output, progress, write_json
 from oamip_onnx.config import PruneConfig, make_config, parse_settings, read_config, save_config
 from oamip_onnx.errors import OutputError
 from oamip_onnx.model import check_writable
 from oamip_onnx.pipeline import prune as run_prune
-from oamip_onnx.report import Result, before_after_table
+from oamip_onnx.report import Result, before_after_table, lossless_sentence
 
 EPILOG = "Example: oamip prune model.onnx small.onnx --data calibration.npz --target ratio=0.5"
 
@@ -26,18 +26,22 @@ def prune(
         str | None, typer.Option("--eval", help="Samples for accuracy and drift.", metavar="PATH")
     ] = None,
     random_data: options.RandomData = None,
-    input_shape: options.InputShape = None,
-    samples: options.Samples = None,
     target: options.Target = None,
     importance: options.Importance = None,
+    preset: options.Preset = None,
+    scores: Annotated[str | None, typer.Option(help="Use the scores of oamip score --out.", metavar="PATH")] = None,
+    lossless: Annotated[
+        bool | None, typer.Option("--lossless", help="Remove only what provably changes nothing.")
+    ] = None,
+    input_range: Annotated[
+        list[str] | None, typer.Option(help="For --lossless: 0,1 or NAME=0,1.", metavar="RANGE")
+    ] = None,
     repair: Annotated[str | None, typer.Option(help="least-squares, bias or none.", metavar="NAME")] = None,
     round_to: options.RoundTo = None,
     ignore: options.Ignore = None,
-    only: options.Only = None,
     allow_inexact: options.AllowInexact = None,
     more: options.Set = None,
     provider: options.Provider = None,
-    threads: options.Threads = None,
     no_bench: Annotated[bool | None, typer.Option("--no-bench", help="Do not measure latency.")] = None,
     json_path: options.Json = None,
     config: Annotated[Path | None, typer.Option(help="Settings as TOML.", metavar="FILE")] = None,
@@ -50,17 +54,16 @@ def prune(
         read_config(config) if config else {},
         parse_settings(more or ()),
         options.given(
-            samples=samples,
             target=target,
             importance=importance,
+            preset=preset,
+            lossless=lossless,
+            input_range=tuple(input_range or ()),
             repair=repair,
             round_to=round_to,
             ignore=ignore,
-            only=only,
             allow_inexact=allow_inexact,
             provider=provider,
-            threads=threads,
-            input_shapes=parse_input_shapes(input_shape),
             bench=False if no_bench else None,
         ),
     )
@@ -72,6 +75,7 @@ def prune(
             evaluation=evaluation,
             labels=labels,
             random_data=bool(random_data),
+            scores=scores,
             config=settings,
             progress=report,
         )
@@ -96,6 +100,9 @@ def _show(result: Result, settings: PruneConfig, json_path: str | None) -> None:
     if json_path != "-":
         console = output()
         console.print(before_after_table(result))
-        console.print(f"Importance {result.importance}, repair {settings.repair}, target {settings.target}.")
+        if settings.lossless:
+            console.print(lossless_sentence(result))
+        else:
+            console.print(f"Importance {result.importance}, repair {settings.repair}, target {settings.target}.")
     for note in result.notes:
         messages().print(f"note: {note}", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`oamip score`: the importance of every unit, without cutting."""
+"""`oamip score`: the importance of every unit, without cutting; a front; several subnetworks."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,11 +8,23 @@ from rich.table import Table
 
 from oamip_onnx.cli import options
 from oamip_onnx.cli.app import app, check_json_target, messages, output, progress, write_json
-from oamip_onnx.config import make_config
-from oamip_onnx.model import check_writable
-from oamip_onnx.pipeline import prepare
-from oamip_onnx.pipeline import score as score_units
-from oamip_onnx.report import ScoreReport, score_report
+from oamip_onnx.config import PruneConfig, make_config, parse_settings
+from oamip_onnx.errors import UsageError
+from oamip_onnx.importance import Progress
+from oamip_onnx.model import check_writable, write_text
+from oamip_onnx.preparation import Prepared, prepare
+from oamip_onnx.report import (
+    FrontReport,
+    ScoreReport,
+    SubnetworksReport,
+    front_plot,
+    front_report,
+    require_plots,
+    score_report,
+    subnetworks_report,
+)
+from oamip_onnx.scoring import many, path
+from oamip_onnx.scoring import score as score_units
 
 EPILOG = "Example: oamip score model.onnx --data calibration.npz --out scores.json"
 
@@ -23,62 +35,113 @@ def score(
     data: options.Data = None,
     labels: options.Labels = None,
     random_data: options.RandomData = None,
-    samples: options.Samples = None,
-    images: options.Images = None,
     target: options.Target = None,
     importance: options.Importance = None,
+    preset: options.Preset = None,
     form: options.Form = None,
+    points: Annotated[
+        int | None, typer.Option("--path", help="Walk the weight of the loss; write the front.", metavar="N")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option("--subnetworks", help="Find K distinct subnetworks.", metavar="K")
+    ] = None,
     round_to: options.RoundTo = None,
     ignore: options.Ignore = None,
-    only: options.Only = None,
     allow_inexact: options.AllowInexact = None,
-    heads: options.Heads = None,
+    more: options.Set = None,
+    scheduler: options.Scheduler = None,
+    no_cache: options.NoCache = None,
     provider: options.Provider = None,
-    threads: options.Threads = None,
-    seed: options.Seed = None,
     out: Annotated[Path | None, typer.Option(help="Write the scores as JSON.", metavar="PATH")] = None,
     json_path: options.Json = None,
 ) -> None:
     """Rank the units of every group for a target."""
     config = make_config(
+        parse_settings(more or ()),
         options.given(
-            samples=samples,
-            images=images,
             target=target,
             importance=importance,
+            preset=preset,
             form=form,
             round_to=round_to,
             ignore=ignore,
-            only=only,
             allow_inexact=allow_inexact,
-            heads=heads,
+            scheduler=scheduler,
+            cache=False if no_cache else None,
             provider=provider,
-            threads=threads,
-            seed=seed,
-        )
+        ),
     )
+    if points is not None and count is not None:
+        raise UsageError("Give --path or --subnetworks, not both.")
     check_json_target(json_path)
     if out:
         check_writable(out)
+    if points is not None and out:
+        require_plots()
     with progress() as report:
         prepared = prepare(model, data, config, labels=labels, random_data=bool(random_data))
-        scores, widths = score_units(prepared, config, report)
-    found = score_report(prepared.analysis, scores, widths, config)
+        if points is not None:
+            found: ScoreReport | FrontReport | SubnetworksReport = _front(prepared, config, points, out, report)
+        elif count is not None:
+            found = _many(prepared, config, count, out, report)
+        else:
+            scores, widths = score_units(prepared, config, report)
+            found = score_report(prepared.analysis, scores, widths, config)
     text = found.model_dump_json(indent=2)
     write_json(text, None if out is None else str(out))
     write_json(text, json_path)
     if json_path != "-":
-        _show(found)
+        output().print(_table(found))
     for note in found.notes:
         messages().print(f"note: {note}", markup=False, soft_wrap=True)
 
 
-def _show(found: ScoreReport) -> None:
-    table = Table(title=None, header_style="bold")
-    for column in ("Group", "Width", "Kept", "Lowest", "Median", "Highest"):
-        table.add_column(column, justify="left" if column == "Group" else "right", overflow="fold")
+def _front(
+    prepared: Prepared, config: PruneConfig, points: int, out: Path | None, report: Progress | None
+) -> FrontReport:
+    found = front_report(prepared.analysis, path(prepared, config, points, report), config)
+    if out:
+        write_text(front_plot(found), out.with_suffix(".svg"))
+    return found
+
+
+def _many(
+    prepared: Prepared, config: PruneConfig, count: int, out: Path | None, report: Progress | None
+) -> SubnetworksReport:
+    """Find the subnetworks; the scores of each go into a file of their own beside `out`."""
+    found = many(prepared, config, count, report)
+    files: list[str | None] = [None] * len(found)
+    if out:
+        targets = [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(1, len(found) + 1)]
+        for one, target in zip(found, targets, strict=True):
+            widths = [int(one.kept[group.units].sum()) for group in prepared.analysis.groups]
+            write_text(score_report(prepared.analysis, one.scores, widths, config).model_dump_json(indent=2), target)
+        files = [target.name for target in targets]
+    return subnetworks_report(prepared.analysis, found, files, count, config)
+
+
+def _table(found: ScoreReport | FrontReport | SubnetworksReport) -> Table:
+    if isinstance(found, FrontReport):
+        table = _headed("λ", "Units kept", "Loss expected", "Loss measured")
+        for point in found.points:
+            losses = (f"{point.program_loss:.4f}", f"{point.measured_loss:.4f}")
+            table.add_row(f"{point.loss_weight:.3g}", f"{point.share_kept:.1%}", *losses)
+        return table
+    if isinstance(found, SubnetworksReport):
+        table = _headed("Seed", "Loss", "Shared with the first", "File")
+        for one in found.subnetworks:
+            table.add_row(str(one.seed), f"{one.measured_loss:.4f}", f"{one.overlap:.1%}", one.file or "")
+        return table
+    table = _headed("Group", "Width", "Kept", "Lowest", "Median", "Highest")
     for group in found.groups:
         ordered = sorted(group.importance)
         figures = (ordered[0], ordered[len(ordered) // 2], ordered[-1])
         table.add_row(group.name, str(group.before), str(group.after), *(f"{v:.4f}" for v in figures))
-    output().print(table)
+    return table
+
+
+def _headed(*columns: str) -> Table:
+    table = Table(title=None, header_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
+    return table

@@ -7,37 +7,63 @@ import numpy.typing as npt
 from scipy import sparse
 
 from oamip_onnx.channels import FIXED
-from oamip_onnx.formulation.network import Affine, Layer, MaxPool, Network, Relu, Shift
-from oamip_onnx.formulation.program import FloatArray, IntArray, SparseMatrix
+from oamip_onnx.formulation.network import Layer, MaxPool, Network, Relu, Shift
+from oamip_onnx.formulation.program import FloatArray, IntArray, SparseMatrix, widened
 
 BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Expression:
-    """The cells of a tensor as ``matrix · x + constant``; shapes (cells, variables) and (cells,)."""
+    """The cells of a tensor as ``matrix · x + constant``; shapes (cells, variables) and (cells,).
+
+    The matrix may cover the first variables only: later ones have no coefficient.
+    """
 
     matrix: SparseMatrix
     constant: FloatArray
 
     @staticmethod
-    def of_constant(values: FloatArray, width: int) -> "Expression":
+    def of_constant(values: FloatArray) -> "Expression":
         """Return the expression of fixed values."""
-        return Expression(sparse.csr_array((values.size, width)), values)
+        return Expression(sparse.csr_array((values.size, 0)), values)
+
+    @staticmethod
+    def of_columns(columns: IntArray) -> "Expression":
+        """Return the expression of variables themselves."""
+        rows, width = np.arange(columns.size), int(columns.max(initial=-1)) + 1
+        return Expression(entries(rows, columns, np.ones(columns.size), (columns.size, width)), np.zeros(columns.size))
+
+    @property
+    def size(self) -> int:
+        """Number of cells."""
+        return int(self.constant.size)
 
     def pick(self, cells: IntArray) -> "Expression":
         """Return the expression of the chosen cells."""
         return Expression(self.matrix[cells], self.constant[cells])
 
-    def plus(self, cells: IntArray, columns: IntArray, coefficients: FloatArray) -> "Expression":
+    def times(self, factors: npt.ArrayLike) -> "Expression":
+        """Return the expression with every cell multiplied by its factor."""
+        scale = np.broadcast_to(np.asarray(factors, np.float64), self.constant.shape)
+        return Expression(sparse.csr_array(sparse.diags_array(scale) @ self.matrix), scale * self.constant)
+
+    def shifted(self, offset: npt.ArrayLike) -> "Expression":
+        """Return the expression with a constant added to every cell."""
+        return Expression(self.matrix, self.constant + np.asarray(offset, np.float64))
+
+    def plus(self, cells: IntArray, columns: IntArray, coefficients: npt.ArrayLike) -> "Expression":
         """Return the expression with ``coefficients · x[columns]`` added to the cells."""
-        return Expression(
-            sparse.csr_array(self.matrix + entries(cells, columns, coefficients, self.matrix.shape)), self.constant
-        )
+        values = np.broadcast_to(np.asarray(coefficients, np.float64), columns.shape)
+        width = max(self.matrix.shape[1], int(columns.max(initial=-1)) + 1)
+        added = entries(cells, columns, values, (self.size, width))
+        return Expression(sparse.csr_array(widened(self.matrix, width) + added), self.constant)
 
     def minus(self, other: "Expression") -> "Expression":
         """Return the difference, cell by cell."""
-        return Expression(sparse.csr_array(self.matrix - other.matrix), self.constant - other.constant)
+        width = max(self.matrix.shape[1], other.matrix.shape[1])
+        difference = widened(self.matrix, width) - widened(other.matrix, width)
+        return Expression(sparse.csr_array(difference), self.constant - other.constant)
 
 
 def entries(cells: IntArray, columns: IntArray, values: FloatArray, shape: tuple[int, int]) -> SparseMatrix:
@@ -45,19 +71,15 @@ def entries(cells: IntArray, columns: IntArray, values: FloatArray, shape: tuple
     return sparse.csr_array(sparse.coo_array((values, (cells, columns)), shape=shape))
 
 
-def affine_expression(layer: Affine, inputs: list[Expression], first_score: int) -> Expression:
-    """Return what an affine layer makes of its inputs; a scored bias b becomes b·s."""
-    constant = layer.bias.copy()
-    matrix: SparseMatrix = sparse.csr_array((layer.size, inputs[0].matrix.shape[1]))
-    for source, weights in zip(inputs, layer.matrices, strict=True):
-        matrix = sparse.csr_array(matrix + weights @ source.matrix)
-        constant += np.asarray(weights @ source.constant)
-    result = Expression(matrix, constant)
-    if layer.bias_units is None:
-        return result
-    cells = np.flatnonzero(layer.bias_units != FIXED)
-    constant[cells] -= layer.bias[cells]
-    return result.plus(cells, layer.bias_units[cells] + first_score, layer.bias[cells])
+def placed(parts: list[tuple[IntArray, Expression]], size: int) -> Expression:
+    """Return the expression of a tensor whose cells come from several; cells without a part are 0."""
+    width = max((part.matrix.shape[1] for _, part in parts), default=0)
+    matrix, constant = sparse.csr_array((size, width)), np.zeros(size)
+    for cells, part in parts:
+        place = entries(cells, np.arange(cells.size), np.ones(cells.size), (size, cells.size))
+        matrix = sparse.csr_array(matrix + place @ widened(part.matrix, width))
+        constant[cells] = part.constant
+    return Expression(matrix, constant)
 
 
 def depends_on_scores(network: Network) -> dict[str, BoolArray]:

@@ -1,4 +1,4 @@
-"""The parts of the objective: marginal softmax, sparsity of the scores, budget rows."""
+"""The parts of the objective: the losses, sparsity of the scores, budget rows."""
 
 from collections.abc import Sequence
 
@@ -77,19 +77,94 @@ def add_marginal_softmax(
     return losses
 
 
+def add_hinge(builder: ProgramBuilder, logits: VariableBlock, labels: IntArray, weight: float) -> VariableBlock:
+    """Add the mean hinge loss to the objective; return the block of the losses T.
+
+        weight/n · Σ_i T_i,    T_i ≥ 0,    T_i ≥ 1 + q_ic - q_{i,y_i} for every c ≠ y_i
+
+    (Crammer and Singer 2001). It is linear, so that programs with binaries need no tangents.
+
+    Parameters
+    ----------
+    builder, logits
+        The program and the block of its logits, (samples·classes) long.
+    labels
+        y, shape (samples,).
+    weight
+        λ.
+    """
+    samples, classes = len(labels), logits.size // len(labels)
+    losses = builder.variables("losses", samples, 0.0, np.inf)
+    sample, other = np.nonzero(np.arange(classes) != labels[:, None])
+    rows = np.arange(sample.size)
+    first = sample * classes + logits.start
+    columns = np.concatenate([sample + losses.start, first + other, first + labels[sample]])
+    values = np.concatenate([np.ones(rows.size), -np.ones(rows.size), np.ones(rows.size)])
+    matrix = sparse.coo_array((values, (np.tile(rows, 3), columns)), shape=(rows.size, builder.width))
+    builder.rows("hinge", sparse.csr_array(matrix), 1.0, np.inf)
+    builder.cost(np.arange(samples) + losses.start, weight / samples)
+    return losses
+
+
+def add_squared_error(builder: ProgramBuilder, logits: VariableBlock, targets: FloatArray, weight: float) -> None:
+    """Add ``weight · Σ (q - t)² / (count · Var t)`` to the objective, the error relative to the targets' variance.
+
+    Parameters
+    ----------
+    builder, logits
+        The program and the block of the outputs q.
+    targets
+        t, what the original computes, of the same size as q.
+    weight
+        λ.
+    """
+    scale = np.sqrt(weight) * squared_error_scale(targets)
+    columns = np.arange(logits.size) + logits.start
+    picked = sparse.coo_array(
+        (np.full(logits.size, scale), (np.arange(logits.size), columns)), shape=(logits.size, builder.width)
+    )
+    builder.squares(sparse.csr_array(picked), scale * targets.reshape(-1))
+
+
+def squared_error_scale(targets: FloatArray) -> float:
+    """Return ``1 / √(count · Var t)``, what residuals are multiplied by for the relative squared error."""
+    return float(1.0 / np.sqrt(max(float(targets.var()), np.finfo(np.float64).tiny) * targets.size))
+
+
 def add_mean_scores(
-    builder: ProgramBuilder, scores: VariableBlock, group_of_unit: IntArray, weights: FloatArray | None = None
+    builder: ProgramBuilder,
+    scores: VariableBlock,
+    group_of_unit: IntArray,
+    weights: FloatArray | None = None,
+    sizes: FloatArray | None = None,
 ) -> None:
     """Add ``Σ_l mean_{g∈l} w_g s_g`` to the objective, the paper's sparsity term; w = 1 by default.
 
-    With ``w = 1/(s + ε)`` of an earlier solution this is one step of the reweighted l1 scheme.
+    With ``w = 1/(s + ε)`` of an earlier solution this is one step of the reweighted l1 scheme (Candès, Wakin, Boyd
+    2008). `sizes` is what each group's sum is divided by, its width by default.
     """
-    share = 1.0 / np.bincount(group_of_unit)[group_of_unit]
+    share = _shares(group_of_unit, sizes)
     factor = share if weights is None else share * weights
     builder.cost(np.arange(scores.size) + scores.start, factor)
 
 
-def add_largest_means(builder: ProgramBuilder, scores: VariableBlock, group_of_unit: IntArray) -> None:
+def _shares(group_of_unit: IntArray, sizes: FloatArray | None) -> FloatArray:
+    divisors = np.bincount(group_of_unit) if sizes is None else sizes
+    return np.asarray(1.0 / divisors[group_of_unit], np.float64)
+
+
+def largest_means(
+    scores: FloatArray, group_of_unit: IntArray, sizes: FloatArray | None = None
+) -> tuple[float, FloatArray]:
+    """Return θ, the K-1st largest layer mean of (s - 2), and what exceeds it, u, at given scores."""
+    means = np.bincount(group_of_unit, scores * _shares(group_of_unit, sizes)) - 2.0
+    threshold = float(np.sort(means)[::-1][max(len(means) - 1, 1) - 1])
+    return threshold, np.maximum(means - threshold, 0.0)
+
+
+def add_largest_means(
+    builder: ProgramBuilder, scores: VariableBlock, group_of_unit: IntArray, sizes: FloatArray | None = None
+) -> None:
     """Add the sum of the K - 1 largest of the K layer means of (s - 2), as the authors' code does.
 
     The sum of the k largest of m_1 … m_K is ``min kθ + Σ_l u_l`` with ``u_l ≥ m_l - θ``, ``u_l ≥ 0``. With a single
@@ -99,7 +174,7 @@ def add_largest_means(builder: ProgramBuilder, scores: VariableBlock, group_of_u
     count = max(groups - 1, 1)
     threshold = builder.variables("largest threshold", 1, -np.inf, np.inf)
     excess = builder.variables("largest excess", groups, 0.0, np.inf)
-    share = 1.0 / np.bincount(group_of_unit)[group_of_unit]
+    share = _shares(group_of_unit, sizes)
     rows = np.concatenate([np.arange(groups), np.arange(groups), group_of_unit])
     columns = np.concatenate(
         [

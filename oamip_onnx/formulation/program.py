@@ -29,14 +29,14 @@ class VariableBlock:
     lower, upper
         Their bounds, shape (size,); infinite where there is none.
     binary
-        Whether they must be 0 or 1.
+        Which of them must be 0 or 1, shape (size,).
     """
 
     name: str
     start: int
     lower: FloatArray
     upper: FloatArray
-    binary: bool = False
+    binary: npt.NDArray[np.bool_]
 
     @property
     def size(self) -> int:
@@ -125,20 +125,25 @@ class Program:
     @property
     def binary(self) -> npt.NDArray[np.bool_]:
         """Which variables must be 0 or 1, shape (variables,)."""
-        return np.concatenate([np.full(b.size, b.binary) for b in self.blocks])
+        return np.concatenate([b.binary for b in self.blocks])
 
     @property
     def binary_count(self) -> int:
         """Number of binary variables."""
-        return sum(b.size for b in self.blocks if b.binary)
+        return sum(int(b.binary.sum()) for b in self.blocks)
 
     @property
     def nonzero_count(self) -> int:
         """Number of coefficients in the rows."""
         return sum(int(r.matrix.nnz) for r in self.rows)
 
+    def columns(self, name: str) -> IntArray:
+        """Return the columns of all blocks of that name, in order; empty where there is none."""
+        parts = [np.arange(b.start, b.start + b.size) for b in self.blocks if b.name == name]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
     def block(self, name: str) -> VariableBlock:
-        """Return the block of that name.
+        """Return the first block of that name.
 
         Raises
         ------
@@ -206,19 +211,32 @@ class ProgramBuilder:
         self._costs: list[tuple[IntArray, FloatArray]] = []
         self._exponentials: LogSumExpTerms | None = None
         self._squared: SquaredTerms | None = None
+        self._known_bounds = (np.zeros(0), np.zeros(0))
 
     @property
     def width(self) -> int:
         """Number of variables so far."""
-        return sum(b.size for b in self._blocks)
+        return self._blocks[-1].start + self._blocks[-1].size if self._blocks else 0
+
+    def bounds(self) -> tuple[FloatArray, FloatArray]:
+        """Return the lower and the upper bounds of the variables so far, shape (variables,) each."""
+        lower, upper = self._known_bounds
+        if lower.size < self.width:
+            # Blocks are only ever added: those that are in the arrays already are not read again.
+            new = [b for b in self._blocks if b.start >= lower.size]
+            lower = np.concatenate([lower, *(b.lower for b in new)])
+            upper = np.concatenate([upper, *(b.upper for b in new)])
+            self._known_bounds = lower, upper
+        return lower, upper
 
     def variables(
-        self, name: str, size: int, lower: npt.ArrayLike, upper: npt.ArrayLike, *, binary: bool = False
+        self, name: str, size: int, lower: npt.ArrayLike, upper: npt.ArrayLike, *, binary: npt.ArrayLike = False
     ) -> VariableBlock:
         """Add variables and return their block; scalar bounds hold for all."""
         low = np.broadcast_to(np.asarray(lower, np.float64), (size,)).copy()
         high = np.broadcast_to(np.asarray(upper, np.float64), (size,)).copy()
-        block = VariableBlock(name, self.width, low, high, binary)
+        integer = np.broadcast_to(np.asarray(binary, np.bool_), (size,)).copy()
+        block = VariableBlock(name, self.width, low, high, integer)
         self._blocks.append(block)
         return block
 
@@ -230,7 +248,7 @@ class ProgramBuilder:
         count = matrix.shape[0]
         low = np.broadcast_to(np.asarray(lower, np.float64), (count,))
         high = np.broadcast_to(np.asarray(upper, np.float64), (count,))
-        smallest, largest = _range(matrix, *self._bounds())
+        smallest, largest = value_range(matrix, *self.bounds())
         # The slack keeps rounding in the interval sums from dropping a row that just binds.
         needed = (smallest < low - 1e-12) | (largest > high + 1e-12)
         if needed.any():
@@ -256,7 +274,7 @@ class ProgramBuilder:
             inside = orthogonal.T @ target
             self.constant += float(target @ target) - float(inside @ inside)
             matrix, target = sparse.csr_array(triangle), inside
-        self._squared = SquaredTerms(_widen(matrix, self.width), target)
+        self._squared = SquaredTerms(widened(matrix, self.width), target)
 
     def build(self, start: FloatArray | None = None) -> Program:
         """Return the program."""
@@ -275,20 +293,15 @@ class ProgramBuilder:
             tuple(self.notes),
         )
 
-    def _bounds(self) -> tuple[FloatArray, FloatArray]:
-        if not self._blocks:
-            return np.zeros(0), np.zeros(0)
-        return np.concatenate([b.lower for b in self._blocks]), np.concatenate([b.upper for b in self._blocks])
-
     def _stacked(self) -> Iterator[LinearRows]:
         for family, parts in self._rows.items():
-            matrix = sparse.vstack([_widen(m, self.width) for m, _, _ in parts], format="csr")
+            matrix = sparse.vstack([widened(m, self.width) for m, _, _ in parts], format="csr")
             lower = np.concatenate([low for _, low, _ in parts])
             upper = np.concatenate([high for _, _, high in parts])
             yield LinearRows(family, sparse.csr_array(matrix), lower, upper)
 
 
-def _range(matrix: SparseMatrix, lower: FloatArray, upper: FloatArray) -> tuple[FloatArray, FloatArray]:
+def value_range(matrix: SparseMatrix, lower: FloatArray, upper: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return the smallest and largest value of each row of ``matrix · x`` over the variables' bounds."""
     coefficients, columns = matrix.data, matrix.indices
     with np.errstate(invalid="ignore"):
@@ -304,7 +317,8 @@ def _row_sums(matrix: SparseMatrix, values: FloatArray) -> FloatArray:
     return np.bincount(rows, values, matrix.shape[0]).astype(np.float64)
 
 
-def _widen(matrix: SparseMatrix, width: int) -> SparseMatrix:
+def widened(matrix: SparseMatrix, width: int) -> SparseMatrix:
+    """Return a matrix over the first variables with empty columns for the others."""
     if matrix.shape[1] == width:
         return matrix
     return sparse.csr_array((matrix.data, matrix.indices, matrix.indptr), shape=(matrix.shape[0], width))

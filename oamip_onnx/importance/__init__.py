@@ -1,30 +1,43 @@
 """How much each unit matters: OAMIP and the baselines behind one protocol."""
 
+from oamip_onnx.importance.front import FrontPoint, Subnetwork, subnetworks, walk
+from oamip_onnx.importance.joint import authors_options, joint_scores
 from oamip_onnx.importance.layerwise import layerwise_scores
 from oamip_onnx.importance.logits import find_logits
-from oamip_onnx.importance.magnitude import magnitude
 from oamip_onnx.importance.oamip import FORMS, oamip
 from oamip_onnx.importance.protocol import CRITERIA, Criterion, ImportanceContext, Progress, criterion, score, silent
 from oamip_onnx.importance.random_draw import random_draw
 from oamip_onnx.importance.response import response_scores
 from oamip_onnx.importance.scores import Scores
-from oamip_onnx.importance.shift import shift_scores
+from oamip_onnx.importance.settings import Decoupling, Head, OamipSettings
+from oamip_onnx.importance.single_removal import single_removal
+from oamip_onnx.importance.weights import activation, magnitude
 
 __all__ = [
     "CRITERIA",
     "FORMS",
     "Criterion",
+    "Decoupling",
+    "FrontPoint",
+    "Head",
     "ImportanceContext",
+    "OamipSettings",
     "Progress",
     "Scores",
+    "Subnetwork",
+    "activation",
+    "authors_options",
     "criterion",
     "find_logits",
+    "joint_scores",
     "layerwise_scores",
     "magnitude",
     "oamip",
     "random_draw",
     "response_scores",
     "score",
-    "shift_scores",
     "silent",
+    "single_removal",
+    "subnetworks",
+    "walk",
 ]

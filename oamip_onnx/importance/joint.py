@@ -1,66 +1,181 @@
-"""OAMIP in shift form: the network itself as constraints, all layers and images in one program.
+"""OAMIP in shift and in gate form: the network itself as constraints, all layers and images in one program.
 
-The program is stated in `oamip_onnx.formulation.oamip`. It expresses affine layers, ReLU, pooling, batch norm, addition
+The program is stated in `oamip_onnx.formulation.joint`. It expresses affine layers, ReLU, pooling, batch norm, addition
 and flattening; anything else is refused by name and position. Undecided ReLU states make it a mixed-integer program,
 which SCIP takes up to `LARGEST_BINARY` of them; beyond that they are relaxed, and the report says so.
+
+Decoupled by class, there is one program a class, of that class's images, and a unit's score is the mean (the paper's
+choice) or the largest of those.
 """
+
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 
-from oamip_onnx.calibration import Samples
-from oamip_onnx.errors import UnsupportedOperatorError
-from oamip_onnx.formulation import ShiftOptions, build_network, shift_program
-from oamip_onnx.importance.logits import balanced_rows
+from oamip_onnx.channels import ChannelGroup, select_units
+from oamip_onnx.formulation import JointOptions, JointProgram, build_network, joint_program
+from oamip_onnx.importance.certificates import Certificate, certificate
+from oamip_onnx.importance.decoupling import by_class, combined
+from oamip_onnx.importance.logits import balanced_rows, hardest_rows
 from oamip_onnx.importance.protocol import ImportanceContext
-from oamip_onnx.importance.scores import Scores
-from oamip_onnx.solvers import ConicSolver, IntegerSolver
+from oamip_onnx.importance.scores import FloatArray, Scores
+from oamip_onnx.importance.settings import OamipSettings
+from oamip_onnx.model import ints_attribute
+from oamip_onnx.solvers import Solution
+
+IntArray = npt.NDArray[np.int64]
 
 # The paper's number of images: one of each class of its data sets.
 IMAGES = 10
 
-# About this many free binaries SCIP closes within a minute.
-LARGEST_BINARY = 100
+PAPER_NOTE = (
+    "Paper preset: the authors' rows and sparsity term. It differs from their code in that max-pools are fixed at the "
+    "forward pass's winner (their networks have average pools), and that undecided states are solved exactly up to "
+    "the solver's limit (theirs were relaxed in nearly all runs)."
+)
 
 
-def shift_scores(context: ImportanceContext, options: ShiftOptions | None = None, images: int = IMAGES) -> Scores:
-    """Return the scores of the joint program on a few images.
+def joint_scores(context: ImportanceContext, options: JointOptions | None = None) -> Scores:
+    """Return the scores of the joint program on a few images, in the form that the settings name.
+
+    Parameters
+    ----------
+    context
+        The model, its samples, the settings.
+    options
+        The program's settings, where they are not to follow from `OamipSettings`.
 
     Raises
     ------
     UnsupportedOperatorError
-        If the program cannot express an operator, or the model does not classify.
+        If the program cannot express an operator.
     SolverError
-        If the program has no solution.
+        If a program has no solution.
     """
-    samples, labels = _images(context, images)
+    settings = context.oamip
+    rows, targets, notes = _images(context)
+    samples = context.samples.take(rows)
     network = build_network(context.model, context.analysis, context.logits)
-    context.report("shift form: build", 0.0)
-    program = shift_program(network, samples.feeds, labels, options)
-    exact = 0 < program.binary_count <= LARGEST_BINARY
-    solver = IntegerSolver(seed=context.seed) if exact else ConicSolver()
-    context.report("shift form: solve", 0.5)
-    solution = solver.solve(program)
-    values = np.clip(solution.x[program.block("scores").columns], 0.0, 1.0)
-    notes = [f"Shift form: {samples.count} samples, {program.variable_count} variables.", *program.notes]
-    if program.binary_count > LARGEST_BINARY:
-        notes.append(f"{program.binary_count} binaries were relaxed: more than {LARGEST_BINARY} take SCIP too long.")
-    return Scores(values, "oamip", "shift", (solution.result,), tuple(notes))
+    options = options or _options(context, settings)
+    if targets.ndim == 2:
+        options = replace(options, loss="squared-error")
+    classes = np.asarray(targets if targets.ndim == 1 else np.zeros(len(targets)), np.int64)
+    context.report(f"{options.form} form: build", 0.0)
+    joints = []
+    for part in by_class(classes, settings.by_class):
+        feeds = {name: values[part] for name, values in samples.feeds.items()}
+        joints.append(joint_program(network, feeds, targets[part], options))
+    context.report(f"{options.form} form: solve", 0.5)
+    solutions = context.solve([joint.program for joint in joints])
+    found = [
+        np.clip(solution.x[joint.program.block("scores").columns], 0.0, 1.0)
+        for joint, solution in zip(joints, solutions, strict=True)
+    ]
+    scores = combined(found, settings.by_class)
+    certificates = _certificates(context, joints, solutions, scores)
+    notes = [*notes, *_program_notes(samples.count, joints, context)]
+    results = tuple(solution.result for solution in solutions)
+    return Scores(scores, "oamip", options.form, results, tuple(notes), certificates)
 
 
-def _images(context: ImportanceContext, count: int) -> tuple[Samples, npt.NDArray[np.int64]]:
-    """Return a few samples, balanced by class, and their labels: given ones, else the model's own predictions."""
-    values = context.outputs
+def _certificates(
+    context: ImportanceContext, joints: list[JointProgram], solutions: list[Solution], scores: FloatArray
+) -> tuple[Certificate, ...]:
+    """Return how far the chosen subset is from the bound: in the gate form every subset is a point of the program."""
+    first = joints[0]
+    if first.options.form != "gate" or context.widths is None or len(joints) > 1:
+        return ()
+    kept = select_units(context.analysis, context.widths, scores)
+    value = first.program.objective(first.point(kept.astype(np.float64)))
+    statement = "On the program's images no subset of these widths has a loss below the bound."
+    return (certificate("chosen subset", statement, value, solutions[0].result),)
+
+
+def authors_options(context: ImportanceContext) -> JointOptions:
+    """Return the authors' program: their rows, and the K - 1 largest layer means with their divisors.
+
+    The mean of a convolution's scores is divided by out·kh·kw.
+    """
+    sizes = [float(group.width * _kernel_size(context, group)) for group in context.analysis.groups]
+    return JointOptions(
+        loss_weight=context.oamip.loss_weight,
+        inactive_rows=True,
+        layer_rescale="largest",
+        layer_sizes=np.array(sizes),
+        domain=_data_range(context),
+    )
+
+
+def _data_range(context: ImportanceContext) -> tuple[float, float]:
+    """Return the smallest and largest value of the samples; [0, 1] for the authors' images."""
+    arrays = list(context.samples.feeds.values())
+    return float(min(a.min() for a in arrays)), float(max(a.max() for a in arrays))
+
+
+def _kernel_size(context: ImportanceContext, group: ChannelGroup) -> int:
+    node = context.model.graph.node[context.model.producers[group.tensors[0]]]
+    return int(np.prod(ints_attribute(node, "kernel_shape") or [1])) if node.op_type == "Conv" else 1
+
+
+def _options(context: ImportanceContext, settings: OamipSettings) -> JointOptions:
+    if settings.form == "gate" and context.widths is not None:
+        # The planned widths take the place of the sparsity term: a budget row stops scores from shrinking evenly.
+        return JointOptions(form="gate", loss_weight=1.0, widths=context.widths)
+    if settings.paper and settings.form == "shift":
+        return authors_options(context)
+    return JointOptions(form="gate" if settings.form == "gate" else "shift", loss_weight=settings.loss_weight)
+
+
+def _program_notes(images: int, joints: list[JointProgram], context: ImportanceContext) -> list[str]:
+    first, form = joints[0], joints[0].options.form
+    variables = max(joint.program.variable_count for joint in joints)
+    programs = "" if len(joints) == 1 else f" in {len(joints)} programs, one a class"
+    notes = [f"{form.capitalize()} form: {images} samples{programs}, at most {variables} variables."]
+    notes += [note for joint in joints for note in joint.program.notes]
+    largest = max(joint.program.binary_count for joint in joints)
+    limit = context.oamip.solver.largest_binary
+    if largest > limit:
+        notes.append(f"{largest} binaries were relaxed: more than {limit} take SCIP too long.")
+    if context.oamip.paper and first.options.inactive_rows:
+        notes.append(PAPER_NOTE)
+    return list(dict.fromkeys(notes))
+
+
+def _images(context: ImportanceContext) -> tuple[IntArray, IntArray | FloatArray, list[str]]:
+    """Return the rows of a few samples, balanced by class, their classes or outputs, and notes on both."""
+    values, count = context.outputs, context.oamip.images or IMAGES
     if values.ndim != 2 or values.shape[1] < 2:
-        raise UnsupportedOperatorError(
-            f"The shift form needs the logits of a classifier; {context.logits!r} has the shape {values.shape}. "
-            "Use form=response or form=layerwise."
-        )
+        rows = np.arange(min(count, context.samples.count), dtype=np.int64)
+        return rows, values[rows].reshape(len(rows), -1).astype(np.float64), []
     predicted = values.argmax(axis=1).astype(np.int64)
     labels = predicted if context.samples.labels is None else context.samples.labels
     # An image that the model gets wrong would drive scores towards a wrong answer.
     right = np.flatnonzero(predicted == labels)
     candidates = right if len(right) >= min(count, context.samples.count) else np.arange(context.samples.count)
-    rows = candidates[balanced_rows(labels[candidates], count, context.seed)]
-    samples = context.samples.take(rows)
-    return samples, labels[rows][: samples.count]
+    if context.oamip.paper:
+        own = softmax(values.astype(np.float64), axis=1)[candidates, labels[candidates]]
+        rows = candidates[hardest_rows(labels[candidates], own, count)]
+    else:
+        rows = candidates[balanced_rows(labels[candidates], count, context.seed)]
+    if context.samples.run_size:
+        rows = rows[: len(rows) // context.samples.run_size * context.samples.run_size]
+    return rows, labels[rows], _image_notes(values.shape[1], labels, predicted, rows)
+
+
+def _image_notes(classes: int, labels: IntArray, predicted: IntArray, rows: IntArray) -> list[str]:
+    notes = []
+    wrong = int((predicted[rows] != labels[rows]).sum())
+    if wrong:
+        notes.append(
+            f"The model gets {wrong} of the {len(rows)} images wrong; their labels enter the loss as they are."
+        )
+    missing = classes - len(np.unique(labels[rows]))
+    if missing:
+        fewer = f", fewer than there are classes ({classes})" if len(rows) < classes else ""
+        notes.append(
+            f"The program has {len(rows)} images{fewer}; {missing} of the classes are absent, and units that only "
+            "these need look unimportant."
+        )
+    return notes

@@ -74,6 +74,11 @@ class Loss:
     targets: FloatArray
     classes: npt.NDArray[np.intp] | None = None
 
+    @property
+    def entropy(self) -> float:
+        """Mean entropy of the targets, the cross-entropy of the original to itself."""
+        return float(-(self.targets * np.log(np.maximum(self.targets, 1e-300))).sum(axis=1).mean())
+
     def read(self, values: Array) -> FloatArray:
         """Return what the loss reads of the tensor's values, (samples, …): classes or pooled numbers."""
         numbers = pooled(values)
@@ -84,14 +89,13 @@ class Loss:
         if self.classifies:
             shifted = values - values.max(axis=1, keepdims=True)
             log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-            entropy = -(self.targets * np.log(np.maximum(self.targets, 1e-300))).sum(axis=1)
-            return float((-(self.targets * log_probabilities).sum(axis=1) - entropy).mean())
+            return float(-(self.targets * log_probabilities).sum(axis=1).mean()) - self.entropy
         scale = max(float(self.targets.var()), np.finfo(np.float64).tiny)
         return float(((values - self.targets) ** 2).mean() / scale)
 
-    def slope(self, values: FloatArray) -> FloatArray:
-        """Return the derivative of the mean loss by values of the same shape as the targets, up to a factor."""
-        return softmax(values, axis=1) - self.targets if self.classifies else values - self.targets
+    def slope_of(self, values: FloatArray, targets: FloatArray) -> FloatArray:
+        """Return the derivative of the mean loss by values, (samples, numbers), towards targets, up to a factor."""
+        return softmax(values, axis=1) - targets if self.classifies else values - targets
 
 
 def loss_of(shape: tuple[int, ...], values: Array) -> Loss:
@@ -115,11 +119,22 @@ def pooled(values: Array) -> FloatArray:
 
 def balanced_rows(classes: npt.NDArray[np.int64], count: int, seed: int) -> npt.NDArray[np.int64]:
     """Return `count` row numbers, equally many of every class as far as there are, in ascending order."""
-    generator = np.random.default_rng(seed)
-    order = generator.permutation(len(classes))
+    return _balanced(classes, np.random.default_rng(seed).permutation(len(classes)), count)
+
+
+def hardest_rows(classes: npt.NDArray[np.int64], probabilities: FloatArray, count: int) -> npt.NDArray[np.int64]:
+    """Return `count` row numbers, equally many of every class, those whose class has the lowest probability first.
+
+    Among correctly classified images this is the authors' choice: the balanced batch with the highest mean 1 - p.
+    """
+    return _balanced(classes, np.argsort(probabilities, kind="stable"), count)
+
+
+def _balanced(classes: npt.NDArray[np.int64], order: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.int64]:
+    """Return the first `count` rows of an order in which the classes take turns."""
     taken = np.zeros(len(classes), dtype=np.int64)
-    # The k-th row of its class in the permuted order: taking the smallest k first balances the classes.
+    # The k-th row of its class in that order: taking the smallest k first balances the classes.
     for value in np.unique(classes):
         own = order[classes[order] == value]
         taken[own] = np.arange(len(own))
-    return np.sort(order[np.argsort(taken[order], kind="stable")][:count])
+    return np.sort(order[np.argsort(taken[order], kind="stable")][:count]).astype(np.int64)

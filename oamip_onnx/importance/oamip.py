@@ -7,19 +7,25 @@ is taken; elsewhere the layer-wise form is.
 """
 
 import time
+from dataclasses import replace
 
 import numpy as np
 
 from oamip_onnx.calibration import Samples
 from oamip_onnx.channels import select_units
 from oamip_onnx.errors import UnsupportedOperatorError, UsageError, closest
+from oamip_onnx.importance.joint import joint_scores
 from oamip_onnx.importance.layerwise import layerwise_scores
 from oamip_onnx.importance.protocol import Criterion, ImportanceContext, criterion
-from oamip_onnx.importance.response import ROUNDS, Responses, response_scores, select_samples
+from oamip_onnx.importance.response import IMAGES, Responses, response_scores, select_samples
 from oamip_onnx.importance.scores import Scores
-from oamip_onnx.importance.shift import shift_scores
 
-FORMS: dict[str, Criterion] = {"response": response_scores, "shift": shift_scores, "layerwise": layerwise_scores}
+FORMS: dict[str, Criterion] = {
+    "response": response_scores,
+    "layerwise": layerwise_scores,
+    "shift": joint_scores,
+    "gate": joint_scores,
+}
 
 # What the response form may cost before `auto` leaves it: seconds in all, and coefficients of one program.
 _AFFORDABLE_SECONDS = 180.0
@@ -43,22 +49,24 @@ def oamip(context: ImportanceContext) -> Scores:
     UnsupportedOperatorError, SolverError
         As the form does.
     """
-    if context.form == "auto":
+    if context.oamip.form == "auto":
         return _choose(context)
-    if context.form not in FORMS:
-        raise UsageError(
-            f"OAMIP has no form {context.form!r}{closest(context.form, FORMS)}; known: auto, {', '.join(FORMS)}."
-        )
-    return FORMS[context.form](context)
+    form = context.oamip.form
+    if form not in FORMS:
+        raise UsageError(f"OAMIP has no form {form!r}{closest(form, FORMS)}; known: auto, {', '.join(FORMS)}.")
+    return FORMS[form](context)
 
 
 def _choose(context: ImportanceContext) -> Scores:
     seconds, coefficients = _estimate(context)
+    if context.widths is None:
+        form = response_scores if _is_affordable(seconds, coefficients) else layerwise_scores
+        return _with_notes(form(context), "The form was chosen by its cost alone, since a threshold plans no widths.")
     try:
         layerwise = layerwise_scores(context)
     except UnsupportedOperatorError as error:
         return _with_notes(response_scores(context), f"The response form was chosen. {error}")
-    if seconds > _AFFORDABLE_SECONDS or coefficients > _LARGEST_PROGRAM:
+    if not _is_affordable(seconds, coefficients):
         reason = (
             f"The layer-wise form was chosen: the response form would take about {seconds:.0f} s with "
             f"{coefficients:.1e} coefficients."
@@ -69,7 +77,7 @@ def _choose(context: ImportanceContext) -> Scores:
     measured = Responses(context, held_out)
     losses = []
     for candidate in (response, layerwise):
-        kept = select_units(context.analysis, context.widths, candidate.values)
+        kept = select_units(context.analysis, context.planned(candidate.form), candidate.values)
         losses.append(measured.loss(measured(kept)))
     chosen, other = (response, layerwise) if losses[0] <= losses[1] else (layerwise, response)
     reason = (
@@ -79,13 +87,17 @@ def _choose(context: ImportanceContext) -> Scores:
     return _with_notes(chosen, reason)
 
 
+def _is_affordable(seconds: float, coefficients: int) -> bool:
+    return seconds <= _AFFORDABLE_SECONDS and coefficients <= _LARGEST_PROGRAM
+
+
 def _with_notes(scores: Scores, reason: str) -> Scores:
-    return Scores(scores.values, scores.criterion, scores.form, scores.solver, (*scores.notes, reason))
+    return replace(scores, notes=(*scores.notes, reason))
 
 
 def _estimate(context: ImportanceContext) -> tuple[float, int]:
     """Return the seconds that the response form would take, and the coefficients of its first program."""
-    samples = select_samples(context, context.images)
+    samples = select_samples(context, context.oamip.images or IMAGES)
     responses = Responses(context, samples)
     alive = np.ones(context.analysis.unit_count, dtype=np.bool_)
     began = time.perf_counter()
@@ -93,15 +105,16 @@ def _estimate(context: ImportanceContext) -> tuple[float, int]:
     one_pass = time.perf_counter() - began
     # The passes and coefficients of later rounds are at most those of the first.
     units = context.analysis.unit_count
-    return ROUNDS * units * (one_pass + numbers * _SECONDS_PER_COEFFICIENT), units * numbers
+    steps = context.oamip.rounds + context.oamip.exchanges
+    return steps * units * (one_pass + numbers * _SECONDS_PER_COEFFICIENT), units * numbers
 
 
 def _held_out(context: ImportanceContext) -> Samples:
     """Return samples that no program has seen, or, where all have entered, the same."""
     samples = context.samples
-    if context.images >= samples.count:
+    if (context.oamip.images or IMAGES) >= samples.count:
         return samples
-    used = select_samples(context, context.images)
+    used = select_samples(context, context.oamip.images or IMAGES)
     name = next(iter(samples.feeds))
     seen = {row.tobytes() for row in used.feeds[name]}
     rows = np.array([i for i, row in enumerate(samples.feeds[name]) if row.tobytes() not in seen], dtype=np.int64)

@@ -1,7 +1,7 @@
 """What every importance criterion reads, and the table of criteria by name."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -10,12 +10,19 @@ import numpy as np
 from oamip_onnx.calibration import ActivationStream, Samples
 from oamip_onnx.channels import ChannelAnalysis
 from oamip_onnx.errors import UsageError, closest
+from oamip_onnx.formulation import Program
 from oamip_onnx.importance.scores import Scores
+from oamip_onnx.importance.settings import OamipSettings
 from oamip_onnx.model import Array, Model
 from oamip_onnx.runtime import RuntimeOptions
+from oamip_onnx.solvers import Solution, solve_all
 
 Progress = Callable[[str, float], None]
 """Called with the stage and the share of it that is done."""
+
+
+# Programs with fewer coefficients than this together are solved sooner than processes start; the results are the same.
+_WORTH_A_POOL = 3_000_000
 
 
 def silent(_stage: str, _share: float) -> None:
@@ -35,35 +42,64 @@ class ImportanceContext:
     options
         Provider and threads.
     widths
-        Units of each group that are planned to stay.
+        Units of each group that are planned to stay; None where what scores above a threshold stays, so that programs
+        carry the paper's sparsity term in place of rows for the widths.
     seed
         Seed of every draw.
     logits
         Name of the tensor that the loss is taken of (`find_logits`).
     progress
         Called with the stage and the share of it that is done.
-    form
-        For ``oamip``: ``auto``, ``response``, ``shift`` or ``layerwise``.
-    images
-        Samples that enter the program of the response form and the layer-wise form.
+    oamip
+        Settings of OAMIP.
     """
 
     model: Model
     analysis: ChannelAnalysis
     samples: Samples
     options: RuntimeOptions
-    widths: tuple[int, ...]
+    widths: tuple[int, ...] | None
     seed: int
     logits: str
     progress: Progress | None = field(default=None, repr=False)
-    form: str = "auto"
-    images: int = 200
+    oamip: OamipSettings = field(default_factory=OamipSettings)
+
+    def planned(self, form: str) -> tuple[int, ...]:
+        """Return the planned widths for a form that needs them.
+
+        Raises
+        ------
+        UsageError
+            If the target is a threshold.
+        """
+        if self.widths is None:
+            raise UsageError(
+                f"The {form} search needs planned widths, and a threshold plans none; give --target ratio=, macs= or "
+                "params= for it."
+            )
+        return self.widths
 
     @cached_property
     def outputs(self) -> Array:
         """The original's values of `logits` on all samples, stacked along the sample axis."""
         stream = ActivationStream(self.model.proto, [self.logits], self.options)
         return np.concatenate([batch[self.logits] for batch in stream.batches(self.samples)])
+
+    def solve(self, programs: Sequence[Program]) -> list[Solution]:
+        """Return the solutions of independent programs, by the engine and the workers that the settings name.
+
+        Raises
+        ------
+        SolverError, UsageError, WorkerError
+            As the engine or the workers do.
+        """
+        options, tasks = replace(self.oamip.solver, seed=self.seed), self.oamip.tasks
+        if sum(program.nonzero_count for program in programs) < _WORTH_A_POOL and not tasks.workers:
+            tasks = replace(tasks, workers=1)
+        return solve_all(programs, options, tasks, self._watch)
+
+    def _watch(self, incumbent: float, gap: float, share: float) -> None:
+        self.report(f"search: incumbent {incumbent:.4g}, gap {gap:.1%}", share)
 
     def report(self, stage: str, share: float) -> None:
         """Pass progress on to whoever listens."""

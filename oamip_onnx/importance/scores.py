@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from oamip_onnx.importance.certificates import Certificate
 from oamip_onnx.solvers.result import SolverResult
 
 FloatArray = npt.NDArray[np.float64]
@@ -19,11 +20,13 @@ class Scores:
     values
         One score per unit; higher means keep. Comparable within a group. Shape (units,), float64, finite.
     criterion
-        ``oamip``, ``magnitude`` or ``random``.
+        ``oamip``, ``magnitude``, ``activation``, ``removal`` or ``random``.
     form
-        For ``oamip``, the form of the program: ``response``, ``shift`` or ``layerwise``; empty otherwise.
+        For ``oamip``, the form of the program: ``response``, ``layerwise``, ``shift`` or ``gate``; empty otherwise.
     solver
         The programs solved, in order.
+    certificates
+        How far the chosen subset is from what is proven possible.
     notes
         Sentences for the report: which form was chosen and why, what was relaxed.
     """
@@ -33,3 +36,4 @@ class Scores:
     form: str = ""
     solver: tuple[SolverResult, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
+    certificates: tuple[Certificate, ...] = field(default=())

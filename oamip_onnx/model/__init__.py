@@ -2,7 +2,7 @@
 
 from oamip_onnx.model.costs import CONTRACTIONS, Costs, count_costs, node_macs
 from oamip_onnx.model.einsum import einsum_terms
-from oamip_onnx.model.graph import captured_names, inner_nodes, replace_nodes
+from oamip_onnx.model.graph import captured_names, inner_nodes, remove_initializers, replace_nodes
 from oamip_onnx.model.known import KnownSizes, Partial, known_sizes, run_node
 from oamip_onnx.model.load import load_model
 from oamip_onnx.model.model import Array, Model, Use, attribute, int_attribute, ints_attribute
@@ -34,6 +34,7 @@ __all__ = [
     "known_sizes",
     "load_model",
     "node_macs",
+    "remove_initializers",
     "replace_nodes",
     "run_node",
     "save_model",

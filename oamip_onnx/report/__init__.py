@@ -2,12 +2,14 @@
 
 from oamip_onnx.report.bench import BenchEntry, BenchReport, bench_report
 from oamip_onnx.report.inspection import GroupInspection, Inspection, inspect_channels
-from oamip_onnx.report.records import Findings, make_result
+from oamip_onnx.report.plots import front_plot, require_plots
+from oamip_onnx.report.records import Findings, lossless_record, make_result
 from oamip_onnx.report.schema import (
     SCHEMA_VERSION,
     DriftRecord,
     GroupRecord,
     LatencyRecord,
+    LosslessRecord,
     MetricRecord,
     ModelRecord,
     PinRecord,
@@ -17,8 +19,16 @@ from oamip_onnx.report.schema import (
     SpeedupRecord,
     VerificationRecord,
 )
-from oamip_onnx.report.scores import ScoreReport, score_report
-from oamip_onnx.report.table import before_after_table, rows
+from oamip_onnx.report.scores import (
+    FrontReport,
+    ScoreReport,
+    SubnetworksReport,
+    front_report,
+    read_scores,
+    score_report,
+    subnetworks_report,
+)
+from oamip_onnx.report.table import before_after_table, lossless_sentence, rows
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -26,10 +36,12 @@ __all__ = [
     "BenchReport",
     "DriftRecord",
     "Findings",
+    "FrontReport",
     "GroupInspection",
     "GroupRecord",
     "Inspection",
     "LatencyRecord",
+    "LosslessRecord",
     "MetricRecord",
     "ModelRecord",
     "PinRecord",
@@ -38,11 +50,19 @@ __all__ = [
     "ScoreReport",
     "SolverRecord",
     "SpeedupRecord",
+    "SubnetworksReport",
     "VerificationRecord",
     "before_after_table",
     "bench_report",
+    "front_plot",
+    "front_report",
     "inspect_channels",
+    "lossless_record",
+    "lossless_sentence",
     "make_result",
+    "read_scores",
+    "require_plots",
     "rows",
     "score_report",
+    "subnetworks_report",
 ]

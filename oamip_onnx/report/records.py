@@ -1,21 +1,25 @@
 """From what the stages found to the result that people and programs read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
 import numpy as np
 
 from oamip_onnx.bench import Environment, LatencyComparison, warnings
+from oamip_onnx.certify import LosslessResult
 from oamip_onnx.channels import BoolArray, ChannelAnalysis
 from oamip_onnx.config import PruneConfig
 from oamip_onnx.importance import Scores
 from oamip_onnx.model import Model, TensorType, count_costs, infer_shapes, load_model
 from oamip_onnx.repair import Repaired
 from oamip_onnx.report.schema import (
+    CertificateRecord,
     DriftRecord,
     GroupRecord,
     LatencyRecord,
+    LosslessRecord,
+    MergeRecord,
     MetricRecord,
     ModelRecord,
     PinRecord,
@@ -43,6 +47,7 @@ class Findings:
     notes: tuple[str, ...]
     seconds: Mapping[str, float]
     drift_data: str
+    lossless: LosslessRecord | None = None
 
 
 def make_result(
@@ -66,8 +71,10 @@ def make_result(
         groups=group_records(analysis, findings.kept, scores),
         pinned=[PinRecord(tensor=p.tensor, code=str(p.code), reason=p.reason) for p in analysis.pinned],
         solver=solver_records(scores),
+        certificates=[CertificateRecord(**asdict(c)) for c in scores.certificates],
+        lossless=findings.lossless,
         repair=[RepairRecord(**asdict(step)) for step in findings.repaired.steps],
-        importance=f"{scores.criterion} ({scores.form})" if scores.form else scores.criterion,
+        importance=importance_name(scores),
         notes=list(dict.fromkeys(notes)),
         seconds=dict(findings.seconds),
         environment=asdict(findings.environment),
@@ -134,6 +141,38 @@ def group_records(analysis: ChannelAnalysis, kept: BoolArray, scores: Scores) ->
         )
         for group in analysis.groups
     ]
+
+
+def lossless_record(found: LosslessResult, input_range: Sequence[str]) -> LosslessRecord:
+    """Return the record of what was proven over a range of the inputs."""
+    units = found.units
+    return LosslessRecord(
+        inactive=int(units.inactive.sum()),
+        always_active=int(units.always_active.sum()),
+        by_interval=units.by_interval,
+        by_linear=units.by_linear,
+        by_integer=units.by_integer,
+        undecided=units.undecided,
+        seconds=units.seconds,
+        exhausted=units.exhausted,
+        input_range=list(input_range),
+        merged=[
+            MergeRecord(
+                first=layer.first,
+                second=layer.second,
+                units=layer.units,
+                macs_before=layer.macs_before,
+                macs_after=layer.macs_after,
+            )
+            for layer in found.merged
+        ],
+        skipped=list(found.skipped),
+    )
+
+
+def importance_name(scores: Scores) -> str:
+    """Return how the units were ranked, with the form of the program."""
+    return f"{scores.criterion} ({scores.form})" if scores.form else scores.criterion
 
 
 def solver_records(scores: Scores) -> list[SolverRecord]:

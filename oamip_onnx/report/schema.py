@@ -104,6 +104,43 @@ class SolverRecord(_Record):
     advice: str
 
 
+class CertificateRecord(_Record):
+    """What a choice reaches, and the bound that no choice can go below."""
+
+    task: str
+    statement: str
+    objective: float
+    bound: float | None
+    gap: float | None
+    engine: str
+
+
+class MergeRecord(_Record):
+    """Units that are always active, merged into the next layer; MACs of both layers before and after."""
+
+    first: str
+    second: str
+    units: int
+    macs_before: int
+    macs_after: int
+
+
+class LosslessRecord(_Record):
+    """What lossless removal has proven over the range of the inputs: units, by which method, and what was merged."""
+
+    inactive: int
+    always_active: int
+    by_interval: int
+    by_linear: int
+    by_integer: int
+    undecided: int
+    seconds: float
+    exhausted: bool
+    input_range: list[str]
+    merged: list[MergeRecord]
+    skipped: list[str]
+
+
 class RepairRecord(_Record):
     """What the repair did at one contraction; errors are relative to the output's energy, on held-out samples."""
 
@@ -126,6 +163,8 @@ class Result(_Record):
     groups: list[GroupRecord]
     pinned: list[PinRecord]
     solver: list[SolverRecord]
+    certificates: list[CertificateRecord] = []
+    lossless: LosslessRecord | None = None
     repair: list[RepairRecord]
     importance: str
     notes: list[str]

@@ -1,14 +1,18 @@
-"""What `score` reports: the importance of every unit."""
+"""What `score` reports: the importance of every unit, a front, or several subnetworks; and scores read back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from oamip_onnx.channels import ChannelAnalysis, select_units
 from oamip_onnx.config import PruneConfig
-from oamip_onnx.importance import Scores
-from oamip_onnx.report.records import group_records, solver_records
-from oamip_onnx.report.schema import SCHEMA_VERSION, GroupRecord, SolverRecord
+from oamip_onnx.errors import DataError, closest
+from oamip_onnx.importance import FrontPoint, Scores, Subnetwork
+from oamip_onnx.report.records import group_records, importance_name, solver_records
+from oamip_onnx.report.schema import SCHEMA_VERSION, CertificateRecord, GroupRecord, SolverRecord
 
 
 class ScoreReport(BaseModel):
@@ -20,6 +24,55 @@ class ScoreReport(BaseModel):
     importance: str
     groups: list[GroupRecord]
     solver: list[SolverRecord]
+    certificates: list[CertificateRecord] = []
+    notes: list[str]
+    config: dict[str, object]
+
+
+class FrontRecord(BaseModel):
+    """One solve of the front: its λ, the share of units kept, the loss that the program expects, the one measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    loss_weight: float
+    share_kept: float
+    program_loss: float
+    measured_loss: float
+    kept: dict[str, int]
+
+
+class FrontReport(BaseModel):
+    """The front between the share of units kept and the loss."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    importance: str
+    points: list[FrontRecord]
+    notes: list[str]
+    config: dict[str, object]
+
+
+class SubnetworkRecord(BaseModel):
+    """One of several subnetworks: its draw, its loss, what it shares with the first, and the file of its scores."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int
+    measured_loss: float
+    overlap: float
+    file: str | None
+    kept: dict[str, list[int]]
+
+
+class SubnetworksReport(BaseModel):
+    """Several distinct subnetworks of the same widths."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    importance: str
+    subnetworks: list[SubnetworkRecord]
     notes: list[str]
     config: dict[str, object]
 
@@ -28,9 +81,95 @@ def score_report(analysis: ChannelAnalysis, scores: Scores, widths: Sequence[int
     """Return the report of one scoring."""
     kept = select_units(analysis, widths, scores.values)
     return ScoreReport(
-        importance=f"{scores.criterion} ({scores.form})" if scores.form else scores.criterion,
+        importance=importance_name(scores),
         groups=group_records(analysis, kept, scores),
         solver=solver_records(scores),
+        certificates=[CertificateRecord(**asdict(c)) for c in scores.certificates],
         notes=list(scores.notes),
         config=config.model_dump(mode="json"),
     )
+
+
+def front_report(analysis: ChannelAnalysis, points: Iterable[FrontPoint], config: PruneConfig) -> FrontReport:
+    """Return the report of a front."""
+    found = list(points)
+    records = [
+        FrontRecord(
+            loss_weight=point.loss_weight,
+            share_kept=point.share_kept,
+            program_loss=point.program_loss,
+            measured_loss=point.measured_loss,
+            kept={group.name: int(point.kept[group.units].sum()) for group in analysis.groups},
+        )
+        for point in found
+    ]
+    return FrontReport(
+        importance=importance_name(found[0].scores),
+        points=records,
+        notes=list(dict.fromkeys(found[-1].scores.notes)),
+        config=config.model_dump(mode="json"),
+    )
+
+
+def subnetworks_report(
+    analysis: ChannelAnalysis,
+    found: Sequence[Subnetwork],
+    files: Sequence[str | None],
+    wanted: int,
+    config: PruneConfig,
+) -> SubnetworksReport:
+    """Return the report of several subnetworks, of which `wanted` were asked for."""
+    records = [
+        SubnetworkRecord(
+            seed=one.seed,
+            measured_loss=one.measured_loss,
+            overlap=one.overlap,
+            file=file,
+            kept={g.name: [int(u) for u in np.flatnonzero(one.kept[g.units])] for g in analysis.groups},
+        )
+        for one, file in zip(found, files, strict=True)
+    ]
+    notes = [f"Only {len(found)} of {wanted} subnetworks are distinct."] if len(found) < wanted else []
+    return SubnetworksReport(
+        importance=importance_name(found[0].scores),
+        subnetworks=records,
+        notes=notes,
+        config=config.model_dump(mode="json"),
+    )
+
+
+def read_scores(path: Path, analysis: ChannelAnalysis) -> Scores:
+    """Return the scores that a file of `oamip score --out` holds, for the groups of a model.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, holds no scores, has another schema, or has other groups than the model.
+    """
+    try:
+        report = ScoreReport.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"The scores {str(path)!r} cannot be read: {error.strerror}.") from error
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"The file {str(path)!r} holds no scores; write them with oamip score MODEL --out {path.name}."
+        ) from error
+    if report.schema_version != SCHEMA_VERSION:
+        raise DataError(
+            f"The scores {str(path)!r} have the schema version {report.schema_version}; this version reads "
+            f"{SCHEMA_VERSION}. Score the model again."
+        )
+    stored = {group.name: group.importance for group in report.groups}
+    values = np.zeros(analysis.unit_count)
+    for group in analysis.groups:
+        if group.name not in stored or len(stored[group.name]) != group.width:
+            found = f"{len(stored[group.name])} units" if group.name in stored else "nothing"
+            raise DataError(
+                f"The scores {str(path)!r} hold {found} for the group {group.name!r} of {group.width} units"
+                f"{closest(group.name, stored) if group.name not in stored else ''}; they belong to another model, or "
+                "were made with other settings of --ignore, --only, --heads or --allow-inexact."
+            )
+        values[group.units] = stored[group.name]
+    note = f"The scores are those of {str(path)!r}: {report.importance}."
+    name, _, rest = report.importance.partition(" (")
+    return Scores(values, name, rest.rstrip(")"), (), (note, *report.notes))

@@ -79,3 +79,15 @@ def _bytes(count: int) -> str:
 
 def _ms(value: float) -> str:
     return f"{value:.3f} ms" if value < 10 else f"{value:.1f} ms"
+
+
+def lossless_sentence(result: Result) -> str:
+    """Return what lossless removal has proven and done, in one sentence."""
+    found = result.lossless
+    if found is None:
+        return "Nothing was removed losslessly."
+    merged = sum(layer.units for layer in found.merged)
+    return (
+        f"Over the inputs' range {', '.join(found.input_range)}: {found.inactive} units proven inactive and dropped, "
+        f"{found.always_active} proven always active of which {merged} merged, {found.undecided} undecided."
+    )

@@ -4,14 +4,14 @@ import math
 import time
 import warnings
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from oamip_onnx.errors import SolverError
+from oamip_onnx.errors import SolverError, UsageError, closest, first_line
 from oamip_onnx.formulation.program import LOGITS, Program, largest_violation
 from oamip_onnx.solvers.diagnosis import check_numbers, no_solution
 from oamip_onnx.solvers.protocol import Capability, Solution
@@ -32,9 +32,9 @@ _LARGEST_RESIDUAL = 1e-2
 
 @dataclass(frozen=True)
 class ConicSolver:
-    """cvxpy with CLARABEL, and SCS where CLARABEL fails, which the result then says.
+    """cvxpy with CLARABEL, and SCS where CLARABEL fails, which the result then says; or any solver that cvxpy finds.
 
-    Binaries are relaxed to [0, 1], which the result's advice says.
+    Binaries are relaxed to [0, 1], which the result's advice says, unless `integer` is set and the engine takes them.
 
     Attributes
     ----------
@@ -42,36 +42,58 @@ class ConicSolver:
         Threads of the solver.
     seconds
         Time limit; infinite by default, since a limit makes results depend on the machine.
+    engine
+        Name of a solver, in any case; None for CLARABEL with SCS behind it.
+    integer
+        Whether binaries are kept, where the engine takes mixed-integer programs.
     """
 
     threads: int = 1
     seconds: float = math.inf
+    engine: str | None = None
+    integer: bool = False
 
     @property
     def capabilities(self) -> Capability:
-        """Convex programs only."""
-        return Capability.CONVEX
+        """Convex programs; binaries with an engine that takes them."""
+        return Capability.CONVEX | Capability.BINARIES if self._takes_binaries else Capability.CONVEX
+
+    @property
+    def _takes_binaries(self) -> bool:
+        if not self.integer or self.engine is None:
+            return False
+        import cvxpy as cp  # noqa: PLC0415 - takes 0.9 s to import
+
+        return self.engine.upper() in cp.settings.MI_SOLVERS
 
     def solve(self, program: Program) -> Solution:
-        """Return the optimum of the convex relaxation.
+        """Return the optimum of the convex relaxation, or of the program itself where binaries are kept.
 
         Raises
         ------
         SolverError
-            If the program is infeasible or unbounded, holds NaN, or both engines fail.
+            If the program is infeasible or unbounded, holds NaN, or the engines fail.
+        UsageError
+            If the named engine is not installed.
         """
         check_numbers(program)
         failures: list[str] = []
+        keeps_binaries = self._takes_binaries and program.binary_count > 0
         for engine, settings in self._engines(program):
             began = time.perf_counter()
-            status, x = _solve(program, engine, settings)
+            answer = _solve(program, engine, settings, integer=keeps_binaries)
+            status, x = answer.status, answer.x
             seconds = time.perf_counter() - began
-            name = f"{engine} {version(engine.lower())}"
+            name = _engine_name(engine)
             if status in {"infeasible", "unbounded", "infeasible_inaccurate", "unbounded_inaccurate"}:
                 raise no_solution(program, name, status, "relax the budget or the anchor, or take other samples")
             residual = "" if x is None else _residual_too_large(program, x)
             if status in _USABLE and x is not None and not residual:
-                return Solution(x, _record(program, name, _USABLE[status], x, seconds=seconds, failures=failures))
+                # cvxpy hands no bound of a search over.
+                bound = None if keeps_binaries else answer.bound
+                relaxed = 0 if keeps_binaries else program.binary_count
+                result = _record(program, name, _USABLE[status], x, bound, seconds, failures, relaxed)
+                return Solution(x, result)
             failures.append(f"{name} ended with the status {status!r}{residual}")
         raise SolverError(
             f"No solver found a solution of the program {program.task!r}: {'; '.join(failures)}. Use fewer samples or "
@@ -88,28 +110,88 @@ class ConicSolver:
         if math.isfinite(self.seconds):
             clarabel["time_limit"] = self.seconds
             scs["time_limit_secs"] = self.seconds
+        own = {"CLARABEL": clarabel, "SCS": scs}
+        if self.engine is not None:
+            name = installed_engine(self.engine)
+            return [(name, own.get(name, {}))]
         # Shorter steps stay further from the boundary, which helps where the feasible region is thin.
         attempts = [("CLARABEL", clarabel), ("CLARABEL", {**clarabel, "max_step_fraction": 0.95})]
         return [*attempts, ("SCS", scs)] if program.nonzero_count <= _LARGEST_FOR_SCS else attempts
 
 
-def _solve(program: Program, engine: str, settings: dict[str, Any]) -> tuple[str, npt.NDArray[np.float64] | None]:
+def installed_engine(name: str) -> str:
+    """Return cvxpy's spelling of a solver's name.
+
+    Raises
+    ------
+    UsageError
+        If cvxpy does not know or find it.
+    """
+    import cvxpy as cp  # noqa: PLC0415 - takes 0.9 s to import
+
+    found = sorted(cp.installed_solvers())
+    if name.upper() not in found:
+        known = [n.lower() for n in found]
+        raise UsageError(
+            f"The solver {name!r} is not installed{closest(name.lower(), known)}; found: {', '.join(known)}. Install "
+            "it, or leave the choice to the program."
+        )
+    return name.upper()
+
+
+def _engine_name(engine: str) -> str:
+    try:
+        return f"{engine} {version(engine.lower())}"
+    except PackageNotFoundError:
+        return engine  # its package has another name
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What an engine has returned: cvxpy's status, the variables, and the dual objective where it tells that."""
+
+    status: str
+    x: npt.NDArray[np.float64] | None = None
+    bound: float | None = None
+
+
+def _solve(program: Program, engine: str, settings: dict[str, Any], *, integer: bool) -> _Answer:
     import cvxpy as cp  # noqa: PLC0415 - takes 0.9 s to import
 
     free, expression = _variables(cp, program)
     objective = program.cost @ expression + program.constant
     if program.squared is not None:
         objective += cp.sum_squares(program.squared.matrix @ expression - program.squared.target)
-    problem = cp.Problem(cp.Minimize(objective), _constraints(cp, expression, program))
+    constraints = _constraints(cp, expression, program)
+    if integer:
+        binary = np.flatnonzero(program.binary)
+        constraints.append(expression[binary] == cp.Variable(binary.size, boolean=True))
+    problem = cp.Problem(cp.Minimize(objective), constraints)
     with warnings.catch_warnings():
         # cvxpy warns of inaccurate solutions; the status says so, and the residual is shown.
         warnings.simplefilter("ignore")
         try:
-            problem.solve(solver=engine, **settings)
-        except cp.error.SolverError:
-            return "no progress", None
-    value = None if free.value is None or not np.isfinite(free.value).all() else expression.value
-    return str(problem.status), None if value is None else np.asarray(value, np.float64)
+            # In three steps rather than by `solve`, which keeps the engine's dual objective to itself.
+            data, chain, inverse = problem.get_problem_data(engine, solver_opts=settings)
+            raw = chain.solve_via_data(problem, data, solver_opts=settings)
+            problem.unpack_results(raw, chain, inverse)
+        except cp.error.SolverError as error:
+            return _Answer(f"no progress ({first_line(error)})")
+    if free.value is None or not np.isfinite(free.value).all():
+        return _Answer(str(problem.status))
+    return _Answer(str(problem.status), np.asarray(expression.value, np.float64), _bound(raw, problem.value))
+
+
+def _bound(raw: Any, value: float) -> float | None:
+    """Return the dual objective in the problem's own units, from what CLARABEL or SCS returned; else None."""
+    if hasattr(raw, "obj_val_dual"):
+        primal, dual = raw.obj_val, raw.obj_val_dual
+    elif isinstance(raw, dict) and "dobj" in raw.get("info", {}):
+        primal, dual = raw["info"]["pobj"], raw["info"]["dobj"]
+    else:
+        return None
+    # cvxpy keeps constants of the objective from the engine.
+    return float(value + dual - primal)
 
 
 def _variables(cp: Any, program: Program) -> tuple[Any, Any]:
@@ -178,19 +260,19 @@ def _record(
     engine: str,
     status: SolverStatus,
     x: npt.NDArray[np.float64],
-    *,
+    bound: float | None,
     seconds: float,
     failures: list[str],
+    relaxed: int,
 ) -> SolverResult:
     advice = [f"{failure}; another attempt followed." for failure in failures]
     if status is SolverStatus.INACCURATE:
         family, worst = _relative_violations(program, x)
         advice.append(f"The largest relative residual is {worst:.1e}, in {family!r}; fewer samples are more accurate.")
-    if program.binary_count:
-        advice.append(f"{program.binary_count} binaries were relaxed; SCIP solves them exactly if they are few.")
+    if relaxed:
+        advice.append(f"{relaxed} binaries were relaxed; SCIP solves them exactly if they are few.")
     value = program.objective(x)
-    # A convex optimum is its own bound; an inaccurate one proves nothing.
-    proven = value if status is SolverStatus.OPTIMAL else None
-    return SolverResult(
-        program.task, engine, status, value, proven, None if proven is None else 0.0, 0, seconds, " ".join(advice)
-    )
+    # A dual point of an inaccurate solution is hardly feasible and proves nothing.
+    proven = None if bound is None or status is not SolverStatus.OPTIMAL else min(bound, value)
+    gap = None if proven is None else (value - proven) / max(abs(value), 1e-9)
+    return SolverResult(program.task, engine, status, value, proven, gap, 0, seconds, " ".join(advice))

@@ -18,6 +18,7 @@ from oamip_onnx.solvers.diagnosis import check_numbers, no_solution
 from oamip_onnx.solvers.protocol import Capability, Solution
 from oamip_onnx.solvers.result import SolverResult, SolverStatus
 from oamip_onnx.solvers.tangents import TangentCuts, include_handler
+from oamip_onnx.solvers.watching import include_watch
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class IntegerSolver:
         SCIP's seed.
     threads
         Threads of the LP solver.
+    relaxed
+        Whether binaries are relaxed to [0, 1], which the result's advice says.
     """
 
     nodes: int = 10_000
@@ -43,6 +46,7 @@ class IntegerSolver:
     gap: float = 1e-4
     seed: int = 0
     threads: int = 1
+    relaxed: bool = False
 
     @property
     def capabilities(self) -> Capability:
@@ -62,13 +66,14 @@ class IntegerSolver:
         engine = f"SCIP {version('pyscipopt')} (PySCIPOpt)"
         notes: list[str] = []
         points = _tangent_points(program, notes)
-        model, variables = self._model(program)
+        model, variables, residuals = self._model(program)
         if program.exponentials is not None:
             cuts = TangentCuts(model, variables, program.exponentials)
             cuts.seed(points)
             include_handler(cuts)
-        if program.start is not None and program.squared is None:
-            _add_start(model, variables, program.start)
+        if program.start is not None:
+            _add_start(model, variables, residuals, program)
+        include_watch(model, self.nodes)
         model.optimize()
         status = str(model.getStatus())
         seconds = time.perf_counter() - began
@@ -77,9 +82,12 @@ class IntegerSolver:
             raise no_solution(program, engine, status, advice)
         best = model.getBestSol()
         x = program.with_tight_losses(np.array([model.getSolVal(best, v) for v in variables]))
+        if self.relaxed and program.binary_count:
+            notes.append(f"{program.binary_count} binaries were relaxed.")
         return Solution(x, _record(program, engine, model, x, seconds=seconds, notes=notes))
 
-    def _model(self, program: Program) -> tuple[Any, list[Any]]:
+    def _model(self, program: Program) -> tuple[Any, list[Any], list[Any]]:
+        """Return SCIP's model, its variables in the program's order, and those of the squared term."""
         from pyscipopt import Model, quicksum  # noqa: PLC0415 - loads SCIP's shared library
 
         model = Model(program.task)
@@ -92,7 +100,7 @@ class IntegerSolver:
         lower, upper, binary = program.lower, program.upper, program.binary
         variables = [
             model.addVar(
-                vtype="B" if binary[j] else "C",
+                vtype="B" if binary[j] and not self.relaxed else "C",
                 lb=None if np.isneginf(lower[j]) else lower[j],
                 ub=None if np.isposinf(upper[j]) else upper[j],
                 # Costs are set here rather than by setObjective, which builds a Python expression of all variables.
@@ -108,9 +116,8 @@ class IntegerSolver:
                 terms = zip(matrix.data[part], matrix.indices[part], strict=True)
                 value = quicksum(c * variables[j] for c, j in terms)
                 _add_row(model, value, rows.lower[i], rows.upper[i])
-        if program.squared is not None:
-            _add_squares(model, variables, program, quicksum)
-        return model, variables
+        residuals = [] if program.squared is None else _add_squares(model, variables, program, quicksum)
+        return model, variables, residuals
 
 
 def _add_row(model: Any, value: Any, lower: float, upper: float) -> None:
@@ -123,8 +130,8 @@ def _add_row(model: Any, value: Any, lower: float, upper: float) -> None:
         model.addCons(value <= upper)
 
 
-def _add_squares(model: Any, variables: list[Any], program: Program, quicksum: Any) -> None:
-    """Add ``t ≥ Σ r²``, ``r = matrix · x - target``, with t in the objective."""
+def _add_squares(model: Any, variables: list[Any], program: Program, quicksum: Any) -> list[Any]:
+    """Add ``t ≥ Σ r²``, ``r = matrix · x - target``, with t in the objective; return the variables r and t."""
     assert program.squared is not None  # noqa: S101 - the caller has looked
     matrix, target = program.squared.matrix, program.squared.target
     residuals = []
@@ -136,6 +143,7 @@ def _add_squares(model: Any, variables: list[Any], program: Program, quicksum: A
         residuals.append(residual)
     total = model.addVar(lb=0.0, ub=None, obj=1.0)
     model.addCons(quicksum(r * r for r in residuals) <= total)
+    return [*residuals, total]
 
 
 def _tangent_points(program: Program, notes: list[str]) -> list[FloatArray]:
@@ -151,9 +159,14 @@ def _tangent_points(program: Program, notes: list[str]) -> list[FloatArray]:
     return points
 
 
-def _add_start(model: Any, variables: list[Any], start: FloatArray) -> None:
+def _add_start(model: Any, variables: list[Any], residuals: list[Any], program: Program) -> None:
+    assert program.start is not None  # noqa: S101 - the caller has looked
+    values = program.start
+    if program.squared is not None:
+        own = program.squared.matrix @ values - program.squared.target
+        values = np.concatenate([values, own, [float(own @ own)]])
     solution = model.createSol()
-    for variable, value in zip(variables, start, strict=True):
+    for variable, value in zip([*variables, *residuals], values, strict=True):
         model.setSolVal(solution, variable, float(value))
     model.addSol(solution)
 

@@ -1,0 +1,55 @@
+"""What a user may choose of OAMIP."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from oamip_onnx.formulation import PAPER_LOSS_WEIGHT
+from oamip_onnx.solvers import SolverOptions
+from oamip_onnx.tasks import TaskOptions
+
+Decoupling = Literal["none", "mean", "max"]
+Head = Literal["linear", "hidden", "pooled"]
+
+
+@dataclass(frozen=True)
+class OamipSettings:
+    """Settings of OAMIP.
+
+    Attributes
+    ----------
+    form
+        ``auto``, ``response``, ``layerwise``, ``shift`` or ``gate``.
+    images
+        Samples that enter a program; None for the form's own number: 10 in the joint forms, 200 elsewhere.
+    rounds
+        Rounds of the response form.
+    exchanges
+        Most rounds of exchange after them, in the response form.
+    by_class
+        Decoupling by class: one program a class, a unit's score being the ``mean`` or the ``max`` of those.
+    head
+        Auxiliary network of the layer-wise form: a ``linear`` probe, one ``hidden`` layer, or the paper's ``pooled``
+        network.
+    loss_weight
+        λ of the joint forms.
+    paper
+        Whether the joint program takes the authors' rows, their sparsity term and their choice of images.
+    certificates
+        Whether groups of up to 64 units get a quadratic certificate, by SCIP.
+    solver
+        Engine and limits.
+    tasks
+        Where independent programs run, and whether they are cached.
+    """
+
+    form: str = "auto"
+    images: int | None = None
+    rounds: int = 4
+    exchanges: int = 6
+    by_class: Decoupling = "none"
+    head: Head = "linear"
+    loss_weight: float = PAPER_LOSS_WEIGHT
+    paper: bool = False
+    certificates: bool = False
+    solver: SolverOptions = field(default_factory=SolverOptions)
+    tasks: TaskOptions = field(default_factory=TaskOptions)

@@ -1,0 +1,151 @@
+"""The masked model behind one group: what has to run again when units of that group alone change.
+
+Everything that no unit of the group reaches is computed once for a subset and fed to the rest, which for a late layer
+is a small part of the model.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from oamip_onnx.channels import BoolArray, ChannelAnalysis, ChannelGroup
+from oamip_onnx.masking.masked_model import MASK_INPUT, masked_proto
+from oamip_onnx.model import Array, Model, captured_names, remove_initializers, replace_nodes, with_outputs
+from oamip_onnx.runtime import RuntimeOptions, Session
+
+# Sessions of all groups together may hold this many bytes of weights; beyond, the whole model runs every time.
+_LARGEST_COPIES = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The nodes behind one group, in order, and the tensors that they read from before it."""
+
+    nodes: tuple[int, ...]
+    frontier: tuple[str, ...]
+
+
+class MaskedSuffixes:
+    """The masked model, run from each group on.
+
+    Parameters
+    ----------
+    model, analysis
+        The model and its channels.
+    options
+        Provider and threads.
+    output
+        The tensor to compute.
+    """
+
+    def __init__(self, model: Model, analysis: ChannelAnalysis, options: RuntimeOptions, output: str) -> None:
+        self._analysis, self._options, self._output = analysis, options, output
+        self._proto = masked_proto(model, analysis)
+        self._head = _mask_nodes(self._proto.graph)
+        whole = self._proto.ByteSize() * max(len(analysis.groups), 1) > _LARGEST_COPIES
+        self._parts = [_Part((), ()) if whole else self._part(group) for group in analysis.groups]
+        inputs = {i.name for i in self._proto.graph.input}
+        wanted = [name for part in self._parts for name in part.frontier if name not in inputs]
+        self._full = Session(with_outputs(self._proto, [output, *wanted]), options)
+        self._sessions: dict[int, Session] = {}
+
+    def whole(self, feeds: Mapping[str, Array], alive: npt.ArrayLike) -> Array:
+        """Return the output with the units masked."""
+        return self._full.run({**feeds, MASK_INPUT: np.asarray(alive, np.float32)}, [self._output])[self._output]
+
+    def prefix(self, feeds: Mapping[str, Array], alive: npt.ArrayLike) -> dict[str, Array]:
+        """Return the output and what the parts behind the groups read, with the units masked; feeds included."""
+        given = {**feeds, MASK_INPUT: np.asarray(alive, np.float32)}
+        return {**feeds, **self._full.run(given)}
+
+    def run(self, group: int, prefix: Mapping[str, Array], alive: BoolArray) -> Array:
+        """Return the output with another mask that differs from the prefix's in units of that group alone.
+
+        Parameters
+        ----------
+        group
+            Position of the group in the analysis.
+        prefix
+            What `prefix` has returned.
+        alive
+            The mask, shape (units,).
+        """
+        part, mask = self._parts[group], np.asarray(alive, np.float32)
+        values = {name: prefix[name] for name in part.frontier}
+        # A sequence has no place among the inputs of a model that is made here.
+        if not part.nodes or not all(isinstance(value, np.ndarray) for value in values.values()):
+            return self.whole({i.name: prefix[i.name] for i in self._full.inputs if i.name != MASK_INPUT}, mask)
+        if group not in self._sessions:
+            self._sessions[group] = Session(self._suffix(part, values), self._options)
+        return self._sessions[group].run({**values, MASK_INPUT: mask})[self._output]
+
+    def _part(self, group: ChannelGroup) -> _Part:
+        """Return what of the graph the group's units reach on the way to the output."""
+        graph = self._proto.graph
+        reached = self._factors(group)
+        behind: list[int] = []
+        for index, node in enumerate(graph.node):
+            if index not in self._head and reached.intersection([*node.input, *captured_names(node)]):
+                behind.append(index)
+                reached.update(node.output)
+        needed, nodes = {self._output}, []
+        for index in reversed(behind):
+            node = graph.node[index]
+            if needed.intersection(node.output):
+                nodes.append(index)
+                needed.update([*node.input, *captured_names(node)])
+        produced = {name for index in nodes for name in graph.node[index].output}
+        inner = produced | {name for index in self._head for name in graph.node[index].output}
+        constant = {t.name for t in graph.initializer} | {MASK_INPUT, ""}
+        frontier = sorted(needed - inner - constant) if nodes else []
+        return _Part(tuple(reversed(nodes)), tuple(frontier))
+
+    def _factors(self, group: ChannelGroup) -> set[str]:
+        """Return the masks in which units of a group stand."""
+        graph = self._proto.graph
+        cells = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.name.endswith("_units")}
+        found: set[str] = set()
+        for index in sorted(self._head):
+            node = graph.node[index]
+            if node.op_type == "Gather":
+                units = cells[node.input[1]]
+                if ((units >= group.units.start) & (units < group.units.stop)).any():
+                    found.update(node.output)
+            elif found.intersection(node.input):
+                found.update(node.output)
+        return found
+
+    def _suffix(self, part: _Part, values: Mapping[str, Array]) -> onnx.ModelProto:
+        proto = with_outputs(self._proto, [self._output])
+        graph = proto.graph
+        nodes = [graph.node[index] for index in [*sorted(self._head), *part.nodes]]
+        replace_nodes(graph, nodes)
+        masks = [i for i in graph.input if i.name == MASK_INPUT]
+        inputs = [
+            helper.make_tensor_value_info(
+                name, helper.np_dtype_to_tensor_dtype(value.dtype), [f"{name}_{axis}" for axis in range(value.ndim)]
+            )
+            for name, value in values.items()
+        ]
+        kept = [onnx.ValueInfoProto.FromString(i.SerializeToString()) for i in masks]
+        del graph.input[:], graph.value_info[:]
+        graph.input.extend([*kept, *inputs])
+        read = {name for node in nodes for name in [*node.input, *captured_names(node)]}
+        remove_initializers(graph, {t.name for t in graph.initializer} - read)
+        return proto
+
+
+def _mask_nodes(graph: onnx.GraphProto) -> frozenset[int]:
+    """Return the positions of the nodes that compute masks from the mask input and constants alone."""
+    constant = {t.name for t in graph.initializer} | {""}
+    known = {MASK_INPUT}
+    found = set()
+    for index, node in enumerate(graph.node):
+        if known.intersection(node.input) and all(name in known or name in constant for name in node.input):
+            found.add(index)
+            known.update(node.output)
+    return frozenset(found)

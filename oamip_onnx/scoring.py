@@ -1,0 +1,135 @@
+"""Scores of a prepared model: for a target, along a path of loss weights, or of several subnetworks."""
+
+import math
+from collections.abc import Iterator
+
+from oamip_onnx.budget import Target, paper_threshold, parse_target, plan_widths, widths_above
+from oamip_onnx.config import PruneConfig
+from oamip_onnx.errors import UsageError
+from oamip_onnx.importance import (
+    FrontPoint,
+    ImportanceContext,
+    OamipSettings,
+    Progress,
+    Scores,
+    Subnetwork,
+    subnetworks,
+    walk,
+)
+from oamip_onnx.importance import score as score_units
+from oamip_onnx.preparation import Prepared, require_groups
+from oamip_onnx.solvers import SolverOptions
+from oamip_onnx.tasks import TaskOptions, default_cache
+
+
+def score(prepared: Prepared, config: PruneConfig, progress: Progress | None = None) -> tuple[Scores, tuple[int, ...]]:
+    """Return the importance of every unit, and the widths that the target asks for.
+
+    Raises
+    ------
+    SolverError, TargetError, UnsupportedOperatorError
+        If a program has no solution, the target cannot be reached, or a form does not fit the model.
+    UsageError
+        If the target is a threshold and the importance is not OAMIP's.
+    """
+    require_groups(prepared.model, prepared.analysis)
+    target = parse_target(config.target)
+    widths = planned_widths(prepared, config)
+    if widths is not None:
+        return score_units(config.importance, importance_context(prepared, config, widths, progress)), widths
+    if config.importance != "oamip":
+        raise UsageError(
+            f"The target {target} compares OAMIP's scores; the importance {config.importance} needs ratio=, macs= or "
+            "params=."
+        )
+    scores = score_units(config.importance, importance_context(prepared, config, None, progress))
+    return scores, widths_for(prepared, config, scores)
+
+
+def planned_widths(prepared: Prepared, config: PruneConfig) -> tuple[int, ...] | None:
+    """Return the widths that the target asks for before any score is known; None for a threshold.
+
+    Raises
+    ------
+    TargetError
+        If the target cannot be reached.
+    """
+    target = parse_target(config.target)
+    if target.kind == "threshold":
+        return None
+    return plan_widths(prepared.original, prepared.analysis, target, config.round_to)
+
+
+def widths_for(prepared: Prepared, config: PruneConfig, scores: Scores) -> tuple[int, ...]:
+    """Return the widths that the target asks for, given the scores.
+
+    Raises
+    ------
+    TargetError
+        If the target cannot be reached.
+    """
+    widths = planned_widths(prepared, config)
+    if widths is not None:
+        return widths
+    threshold = threshold_of(prepared, parse_target(config.target))
+    return widths_above(prepared.analysis.groups, scores.values, threshold, config.round_to)
+
+
+def threshold_of(prepared: Prepared, target: Target) -> float:
+    """Return the threshold that a target names, or the paper's for a network like this."""
+    return paper_threshold(prepared.model) if math.isnan(target.value) else target.value
+
+
+def path(prepared: Prepared, config: PruneConfig, count: int, progress: Progress | None = None) -> Iterator[FrontPoint]:
+    """Yield the front between the share of units kept and the loss; see `oamip_onnx.importance.walk`.
+
+    Raises
+    ------
+    SolverError, UnsupportedOperatorError, UsageError
+        As the programs do, or for fewer than two points.
+    """
+    require_groups(prepared.model, prepared.analysis)
+    return walk(importance_context(prepared, config, None, progress), count)
+
+
+def many(prepared: Prepared, config: PruneConfig, count: int, progress: Progress | None = None) -> list[Subnetwork]:
+    """Return several distinct subnetworks for the target; see `oamip_onnx.importance.subnetworks`.
+
+    Raises
+    ------
+    SolverError, TargetError, UnsupportedOperatorError, UsageError
+        As `score` does, or if the target is a threshold.
+    """
+    require_groups(prepared.model, prepared.analysis)
+    context = importance_context(prepared, config, planned_widths(prepared, config), progress)
+    return subnetworks(context, config.importance, count)
+
+
+def importance_context(
+    prepared: Prepared, config: PruneConfig, widths: tuple[int, ...] | None, progress: Progress | None = None
+) -> ImportanceContext:
+    """Return what the importance criteria work on under the settings of a run."""
+    settings = OamipSettings(
+        form=config.form,
+        images=config.images,
+        rounds=config.rounds,
+        exchanges=config.exchanges,
+        by_class=config.by_class,
+        head=config.head,
+        loss_weight=config.loss_weight,
+        paper=config.preset == "paper",
+        certificates=config.certificates,
+        solver=SolverOptions(name=config.solver, nodes=config.solver_nodes, seconds=config.solver_seconds),
+        tasks=TaskOptions(config.workers, config.scheduler, default_cache() if config.cache else None),
+    )
+    return ImportanceContext(
+        prepared.model,
+        prepared.analysis,
+        prepared.samples,
+        prepared.options,
+        widths,
+        config.seed,
+        prepared.logits,
+        progress,
+        settings,
+    )
