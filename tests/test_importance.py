@@ -26,9 +26,9 @@ from oamip_onnx.importance import (
     response_scores,
     score,
 )
-from oamip_onnx.importance import response as response_module
+from oamip_onnx.importance import measuring as measuring_module
 from oamip_onnx.importance.logits import balanced_rows, loss_of
-from oamip_onnx.importance.response import Responses
+from oamip_onnx.importance.measuring import Responses
 from oamip_onnx.masking import MaskedSession, MaskedSuffixes
 from oamip_onnx.model import infer_shapes, load_model
 from oamip_onnx.runtime import RuntimeOptions
@@ -220,7 +220,7 @@ def test_many_classes_are_read_at_the_likeliest() -> None:
 
 
 def test_response_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(response_module, "_LARGEST_PROGRAM", 100)
+    monkeypatch.setattr(measuring_module, "_LARGEST_PROGRAM", 100)
     with pytest.raises(SolverError, match=r"needs [\d,]+ responses.*layerwise"):
         response_scores(context_of(analysed(classifier())))
 

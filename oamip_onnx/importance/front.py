@@ -12,9 +12,9 @@ import numpy as np
 
 from oamip_onnx.channels import BoolArray, select_units
 from oamip_onnx.errors import UsageError
+from oamip_onnx.importance.measuring import IMAGES, Responses, select_samples
 from oamip_onnx.importance.oamip import oamip
 from oamip_onnx.importance.protocol import ImportanceContext, score
-from oamip_onnx.importance.response import IMAGES, Responses, select_samples
 from oamip_onnx.importance.scores import Scores
 
 # A unit stays where a program scores it above this.

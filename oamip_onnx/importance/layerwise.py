@@ -24,8 +24,8 @@ from oamip_onnx.formulation import JointOptions, LossKind, joint_program
 from oamip_onnx.importance.decoupling import by_class, combined
 from oamip_onnx.importance.heads import fit_head, head_of, quadrants
 from oamip_onnx.importance.logits import LARGEST_CLASSES, Loss, loss_of, pooled
+from oamip_onnx.importance.measuring import IMAGES, select_samples
 from oamip_onnx.importance.protocol import ImportanceContext
-from oamip_onnx.importance.response import IMAGES, select_samples
 from oamip_onnx.importance.scores import FloatArray, Scores
 from oamip_onnx.model import Array
 from oamip_onnx.tasks import TaskData, run_tasks

@@ -16,8 +16,9 @@ from oamip_onnx.channels import select_units
 from oamip_onnx.errors import UnsupportedOperatorError, UsageError, closest
 from oamip_onnx.importance.joint import joint_scores
 from oamip_onnx.importance.layerwise import layerwise_scores
+from oamip_onnx.importance.measuring import IMAGES, Responses, select_samples
 from oamip_onnx.importance.protocol import Criterion, ImportanceContext, criterion
-from oamip_onnx.importance.response import IMAGES, Responses, response_scores, select_samples
+from oamip_onnx.importance.response import response_scores
 from oamip_onnx.importance.scores import Scores
 
 FORMS: dict[str, Criterion] = {

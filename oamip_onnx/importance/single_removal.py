@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from oamip_onnx.importance.measuring import IMAGES, Responses, select_samples
 from oamip_onnx.importance.protocol import ImportanceContext, criterion
-from oamip_onnx.importance.response import IMAGES, Responses, select_samples
 from oamip_onnx.importance.scores import Scores
 
 
