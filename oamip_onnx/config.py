@@ -144,7 +144,7 @@ def make_config(*layers: Mapping[str, Any]) -> PruneConfig:
                 raise UsageError(f"There is no setting {key!r}{closest(name, PruneConfig.model_fields)}.")
             merged[name] = value
     preset = merged.get("preset")
-    if preset in PRESETS:
+    if isinstance(preset, str) and preset in PRESETS:
         merged = {**PRESETS[preset], **merged}
     try:
         return PruneConfig(**merged)

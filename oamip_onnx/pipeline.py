@@ -18,7 +18,7 @@ from oamip_onnx.calibration import Samples, Source, load_samples
 from oamip_onnx.certify import input_box, remove_losslessly
 from oamip_onnx.channels import BoolArray, ChannelAnalysis, select_units
 from oamip_onnx.config import PruneConfig, make_config
-from oamip_onnx.errors import UnsupportedOperatorError, UsageError
+from oamip_onnx.errors import DataError, UnsupportedOperatorError, UsageError
 from oamip_onnx.importance import Progress, Scores, silent
 from oamip_onnx.model import (
     Array,
@@ -36,6 +36,7 @@ from oamip_onnx.verify import (
     check_result,
     check_validity,
     compare_with_masked,
+    compare_with_original,
     measure_drift,
     require_passed,
     with_scattered,
@@ -146,15 +147,18 @@ def prune(
         repaired = decision.merged or _repair(prepared, kept, decision.narrow, config, notes)
     with clock.stage("verify repair"):
         if decision.merged:
-            # Every unit kept: what is merged has to compute what the original does.
-            every = np.ones_like(kept)
-            verification = _worse(verification, _verify(prepared, every, repaired.proto, {}, "after merging"))
+            # What is merged has to compute what the original does.
+            merged = compare_with_original(
+                prepared.model, prepared.analysis, repaired.proto, _few(prepared), prepared.options
+            )
+            require_passed(merged, "after merging")
+            verification = _worse(verification, merged)
         elif repaired.updates:
             verification = _worse(
                 verification, _verify(prepared, kept, repaired.proto, repaired.updates, "after repair")
             )
         check_result(repaired.proto, prepared.original.proto, prepared.options)
-        proto = _in_own_types(prepared, kept, repaired, _metadata(config))
+        proto = _in_own_types(prepared, kept, repaired, _metadata(config, decision.scores))
     with clock.stage("drift"):
         drift = _drift(prepared, repaired.proto, held_out)
     with clock.stage("bench"):
@@ -211,7 +215,7 @@ def _scored(prepared: Prepared, config: PruneConfig, clock: _Clock, scores_path:
             widths = widths_for(prepared, config, scores)
         kept = select_units(prepared.analysis, widths, scores.values)
     with clock.stage("cut"):
-        return _Decision(scores, kept, cut(prepared.model, prepared.analysis, kept, _metadata(config)))
+        return _Decision(scores, kept, cut(prepared.model, prepared.analysis, kept, _metadata(config, scores)))
 
 
 def _proven(prepared: Prepared, config: PruneConfig, clock: _Clock) -> _Decision:
@@ -221,6 +225,7 @@ def _proven(prepared: Prepared, config: PruneConfig, clock: _Clock) -> _Decision
             "Lossless removal needs a model whose types ONNX Runtime computes in; convert it to float32 first."
         )
     lower, upper = input_box(config.input_range, prepared.model.input_names)
+    _check_inside(prepared.samples, lower, upper)
     with clock.stage("prove"):
         found = remove_losslessly(
             prepared.model,
@@ -231,7 +236,7 @@ def _proven(prepared: Prepared, config: PruneConfig, clock: _Clock) -> _Decision
             seconds=config.lossless_seconds,
             seed=config.seed,
             samples=prepared.samples.feeds,
-            metadata=_metadata(config),
+            metadata=_metadata(config, Scores(np.zeros(0), "lossless")),
         )
     units = found.units
     notes = [*units.notes]
@@ -241,6 +246,17 @@ def _proven(prepared: Prepared, config: PruneConfig, clock: _Clock) -> _Decision
     return _Decision(
         scores, found.kept, found.narrow, Repaired(found.proto), lossless_record(found, config.input_range)
     )
+
+
+def _check_inside(samples: Samples, lower: Mapping[str, float], upper: Mapping[str, float]) -> None:
+    """Raise if a sample lies outside the range that proofs are wanted over."""
+    for name, values in samples.feeds.items():
+        least, most = float(values.min()), float(values.max())
+        if least < lower[name] or most > upper[name]:
+            raise DataError(
+                f"The samples of the input {name!r} lie between {least:g} and {most:g}, outside the input range "
+                f"{lower[name]:g},{upper[name]:g} that outputs are to be equal over; widen --input-range."
+            )
 
 
 def _in_own_types(
@@ -276,11 +292,11 @@ def _inexact_note(analysis: ChannelAnalysis) -> list[str]:
     return [note + "the narrower model normalises over those it keeps."]
 
 
-def _metadata(config: PruneConfig) -> dict[str, str]:
+def _metadata(config: PruneConfig, scores: Scores) -> dict[str, str]:
     """Return what the file says about its making; nothing that differs between two runs of the same command."""
     return {
         "oamip.target": config.target,
-        "oamip.importance": config.importance,
+        "oamip.importance": scores.criterion,
         "oamip.repair": config.repair,
         "oamip.seed": str(config.seed),
     }
@@ -289,11 +305,14 @@ def _metadata(config: PruneConfig) -> dict[str, str]:
 def _verify(
     prepared: Prepared, kept: BoolArray, narrow: onnx.ModelProto, updates: Mapping[str, Array], when: str
 ) -> Verification:
-    few = prepared.samples.take(slice(0, max(_VERIFICATION_SAMPLES, prepared.samples.run_size or 0)))
     model = with_scattered(prepared.model, prepared.analysis, kept, updates)
-    verification = compare_with_masked(model, prepared.analysis, kept, narrow, few, prepared.options)
+    verification = compare_with_masked(model, prepared.analysis, kept, narrow, _few(prepared), prepared.options)
     require_passed(verification, when)
     return verification
+
+
+def _few(prepared: Prepared) -> Samples:
+    return prepared.samples.take(slice(0, max(_VERIFICATION_SAMPLES, prepared.samples.run_size or 0)))
 
 
 def _worse(left: Verification, right: Verification) -> Verification:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx
 
 from oamip_onnx.calibration import Samples, Source, check_label_range, load_samples, random_samples
+from oamip_onnx.certify import input_box
 from oamip_onnx.channels import ChannelAnalysis, analyse, comparable_tensor
 from oamip_onnx.config import PruneConfig
 from oamip_onnx.errors import DataError, NothingToPruneError
@@ -87,7 +88,8 @@ def prepare(
         types = infer_shapes(model, bind_inputs(model, feeds, shapes), feeds)
     elif random_data:
         types = infer_shapes(model, bind_inputs(model, None, shapes))
-        samples = random_samples(model, types, config.samples or _RANDOM_SAMPLES, config.seed)
+        count = config.samples or _RANDOM_SAMPLES
+        samples = random_samples(model, types, count, config.seed, _ranges(model, config))
     else:
         raise DataError("Pruning needs calibration samples: give --data, or --random-data to do without.")
     analysis = analyse_as(model, types, config)
@@ -95,6 +97,14 @@ def prepare(
     logits = find_logits(model, types, compared)
     check_classes(samples, types[logits])
     return Prepared(original, stored, model, samples, types, analysis, options, compared, logits)
+
+
+def _ranges(model: Model, config: PruneConfig) -> dict[str, tuple[float, float]] | None:
+    """Return the range of each input where proofs are wanted over one."""
+    if not config.lossless:
+        return None
+    lower, upper = input_box(config.input_range, model.input_names)
+    return {name: (lower[name], upper[name]) for name in lower}
 
 
 def analyse_as(model: Model, types: Mapping[str, TensorType], config: PruneConfig) -> ChannelAnalysis:

@@ -32,16 +32,14 @@ def score(prepared: Prepared, config: PruneConfig, progress: Progress | None = N
     UsageError
         If the target is a threshold and the importance is not OAMIP's.
     """
+    if config.lossless:
+        raise UsageError("Lossless removal proves and needs no scores; use oamip prune --lossless.")
     require_groups(prepared.model, prepared.analysis)
     target = parse_target(config.target)
     widths = planned_widths(prepared, config)
     if widths is not None:
         return score_units(config.importance, importance_context(prepared, config, widths, progress)), widths
-    if config.importance != "oamip":
-        raise UsageError(
-            f"The target {target} compares OAMIP's scores; the importance {config.importance} needs ratio=, macs= or "
-            "params=."
-        )
+    _check_comparable(target, config.importance)
     scores = score_units(config.importance, importance_context(prepared, config, None, progress))
     return scores, widths_for(prepared, config, scores)
 
@@ -57,7 +55,7 @@ def planned_widths(prepared: Prepared, config: PruneConfig) -> tuple[int, ...] |
     target = parse_target(config.target)
     if target.kind == "threshold":
         return None
-    return plan_widths(prepared.original, prepared.analysis, target, config.round_to)
+    return plan_widths(prepared.model, prepared.analysis, target, config.round_to, prepared.original)
 
 
 def widths_for(prepared: Prepared, config: PruneConfig, scores: Scores) -> tuple[int, ...]:
@@ -67,12 +65,23 @@ def widths_for(prepared: Prepared, config: PruneConfig, scores: Scores) -> tuple
     ------
     TargetError
         If the target cannot be reached.
+    UsageError
+        If the target is a threshold and the scores are not OAMIP's.
     """
     widths = planned_widths(prepared, config)
     if widths is not None:
         return widths
-    threshold = threshold_of(prepared, parse_target(config.target))
+    target = parse_target(config.target)
+    _check_comparable(target, scores.criterion)
+    threshold = threshold_of(prepared, target)
     return widths_above(prepared.analysis.groups, scores.values, threshold, config.round_to)
+
+
+def _check_comparable(target: Target, importance: str) -> None:
+    if importance != "oamip":
+        raise UsageError(
+            f"The target {target} compares OAMIP's scores; the importance {importance} needs ratio=, macs= or params=."
+        )
 
 
 def threshold_of(prepared: Prepared, target: Target) -> float:

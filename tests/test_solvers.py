@@ -111,7 +111,7 @@ def test_the_optimum_does_not_depend_on_the_tangents_it_starts_from(monkeypatch:
     program = softmax_program(widths=[1, 2, 1])
     expected = ConicSolver().solve(program).result.objective
     integer = import_module("oamip_onnx.solvers.integer")
-    monkeypatch.setattr(integer, "_tangent_points", lambda _program, _notes: [])
+    monkeypatch.setattr(integer, "_tangent_points", lambda _program, _start, _notes: [])
     assert IntegerSolver().solve(program).result.objective == pytest.approx(expected, abs=1e-3)
 
 

@@ -53,8 +53,21 @@ def _width(group: ChannelGroup, ratio: float, round_to: int) -> int:
     return min(width, group.width)
 
 
-def plan_widths(model: Model, analysis: ChannelAnalysis, target: Target, round_to: int = 1) -> tuple[int, ...]:
+def plan_widths(
+    model: Model, analysis: ChannelAnalysis, target: Target, round_to: int = 1, original: Model | None = None
+) -> tuple[int, ...]:
     """Return the kept width of each group that meets a target, the same ratio for every group.
+
+    Parameters
+    ----------
+    model, analysis
+        What is cut, and its channels.
+    target
+        What to shrink to.
+    round_to
+        Alignment of the widths.
+    original
+        What the shares are of, where that is another model than the one that is cut (a repair adds biases).
 
     Raises
     ------
@@ -64,12 +77,14 @@ def plan_widths(model: Model, analysis: ChannelAnalysis, target: Target, round_t
     if target.kind == "ratio":
         return uniform_widths(analysis.groups, target.value, round_to)
 
+    whole = costs_of(original or model, analysis, np.ones(analysis.unit_count, dtype=np.bool_))
+
     def share(ratio: float) -> float:
         kept = first_units(analysis, uniform_widths(analysis.groups, ratio, round_to))
-        costs, original = costs_of(model, analysis, kept), costs_of(model, analysis, np.ones_like(kept))
+        costs = costs_of(model, analysis, kept)
         if target.kind == "macs":
-            return costs.macs / max(original.macs, 1)
-        return costs.parameters / max(original.parameters, 1)
+            return costs.macs / max(whole.macs, 1)
+        return costs.parameters / max(whole.parameters, 1)
 
     smallest = share(1 - 1e-9)
     if smallest > target.value:

@@ -74,8 +74,17 @@ def load_samples(
     return samples if limit is None or limit >= samples.count else samples.take(slice(0, limit))
 
 
-def random_samples(model: Model, types: Mapping[str, TensorType], count: int, seed: int) -> Samples:
-    """Return `count` samples drawn at random: standard normal for floats, 0 and 1 for integers."""
+def random_samples(
+    model: Model,
+    types: Mapping[str, TensorType],
+    count: int,
+    seed: int,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> Samples:
+    """Return `count` samples drawn at random: standard normal for floats, 0 and 1 for integers.
+
+    Inputs in `ranges` are drawn uniformly between the two numbers.
+    """
     generator = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
     run_size = None
@@ -87,7 +96,9 @@ def random_samples(model: Model, types: Mapping[str, TensorType], count: int, se
             run_size = declared[0].dim_value
         rows = -(-count // run_size) * run_size if run_size else count
         shape = (rows, *(kind.shape if by_run else kind.shape[1:]))
-        if np.issubdtype(kind.dtype, np.floating):
+        if ranges is not None and value.name in ranges:
+            feeds[value.name] = generator.uniform(*ranges[value.name], size=shape).astype(kind.dtype)
+        elif np.issubdtype(kind.dtype, np.floating):
             feeds[value.name] = generator.normal(size=shape).astype(kind.dtype)
         else:
             feeds[value.name] = generator.integers(0, 2, size=shape).astype(kind.dtype)

@@ -7,7 +7,7 @@ from oamip_onnx.errors import UsageError, closest
 
 
 def input_box(texts: Sequence[str], input_names: Sequence[str]) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the smallest and the largest value by input, from ``0,1`` for all or ``name=0,1`` for one.
+    """Return the smallest and the largest value by input, from ``0,1`` for all others or ``name=0,1`` for one.
 
     Raises
     ------
@@ -16,7 +16,7 @@ def input_box(texts: Sequence[str], input_names: Sequence[str]) -> tuple[dict[st
     """
     lower: dict[str, float] = {}
     upper: dict[str, float] = {}
-    for text in texts:
+    for text in sorted(texts, key=lambda text: "=" in text):  # named ones last: they override
         name, separator, numbers = text.rpartition("=")
         try:
             low, high = (float(part) for part in numbers.split(","))

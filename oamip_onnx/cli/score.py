@@ -78,6 +78,8 @@ def score(
         check_writable(out)
     if points is not None and out:
         require_plots()
+        if out.suffix == ".svg":
+            raise UsageError(f"The plot is written beside the front as .svg; give --out the name {out.stem}.json.")
     with progress() as report:
         prepared = prepare(model, data, config, labels=labels, random_data=bool(random_data))
         if points is not None:

@@ -15,6 +15,9 @@ SparseMatrix = sparse.csr_array[np.float64, tuple[int, int]]
 # Name of the block of the logits and of the rows that define them.
 LOGITS = "logits"
 
+# Names of the blocks that the sparsity term reads.
+SPARSITY = frozenset({"scores", "largest threshold", "largest excess"})
+
 
 @dataclass(frozen=True)
 class VariableBlock:
@@ -178,6 +181,17 @@ class Program:
         if self.exponentials is not None:
             result[self.exponentials.epigraph] = logsumexp(x[self.exponentials.logits], axis=1)
         return result
+
+    def sparsity(self, x: FloatArray) -> float:
+        """Return what the scores cost in the objective at `x`, the part that is not the loss."""
+        return float(sum(self.cost[b.columns] @ x[b.columns] for b in self.blocks if b.name in SPARSITY))
+
+    def expected_loss(self, x: FloatArray, loss_weight: float) -> float | None:
+        """Return the loss at `x` less that of the original, which `start` is; None without a start."""
+        if self.start is None:
+            return None
+        loss, original = (self.objective(v) - self.sparsity(v) for v in (x, self.start))
+        return (loss - original) / loss_weight
 
     def objective(self, x: FloatArray) -> float:
         """Return the objective at `x`, shape (variables,)."""

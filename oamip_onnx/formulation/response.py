@@ -16,6 +16,7 @@ Fischetti and Lodi 2003).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -89,4 +90,15 @@ def response_program(
     else:
         scale = np.sqrt(loss_weight) * squared_error_scale(targets)
         builder.squares(sparse.csr_array(matrix * scale), scale * (targets.ravel() - constant))
-    return builder.build()
+    program = builder.build()
+    return program if widths is not None else replace(program, start=_all_scores_at_one(program, len(changes)))
+
+
+def _all_scores_at_one(program: Program, units: int) -> FloatArray:
+    x = np.zeros(program.variable_count)
+    x[:units] = 1.0
+    defined = program.defined_logits()
+    if defined is not None:
+        block, matrix, constant = defined
+        x[block.columns] = matrix @ x + constant
+    return program.with_tight_losses(x)

@@ -32,7 +32,7 @@ def exchanges(
         better = alive
         while radius >= 1 and better is alive:
             # A swap moves two units.
-            s = scored(context, responses, measured, widths, task, solves, exchange=max(radius, 2.0))
+            s, _ = scored(context, responses, measured, widths, task, solves, exchange=max(radius, 2.0))
             better = _accepted(responses, alive, _swaps(context, alive, s), max(int(radius / 2), 1))
             radius = radius / 2 if better is alive else radius
         if better is alive:

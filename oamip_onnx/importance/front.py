@@ -43,7 +43,7 @@ class FrontPoint:
     kept
         Which units score above `KEPT_ABOVE`, shape (units,).
     program_loss
-        The loss that the programs expect at their fractional scores, the mean over programs.
+        The loss that the programs expect at their fractional scores, less the original's; the mean over programs.
     measured_loss
         The loss of the masked model with `kept`, towards the original on the same samples.
     """
@@ -110,9 +110,9 @@ def walk(context: ImportanceContext, count: int) -> Iterator[FrontPoint]:
         settings = replace(context.oamip, loss_weight=float(weight))
         scores = oamip(replace(context, widths=None, oamip=settings))
         kept = _at_least_minimum(context, scores)
-        yield FrontPoint(
-            float(weight), scores, kept, _program_loss(context, scores, float(weight)), measured.loss(measured(kept))
-        )
+        # Without planned widths every form says what it expects.
+        expected = float("nan") if scores.expected_loss is None else scores.expected_loss
+        yield FrontPoint(float(weight), scores, kept, expected, measured.loss(measured(kept)))
         context.report("path", (number + 1) / count)
 
 
@@ -161,11 +161,3 @@ def _at_least_minimum(context: ImportanceContext, scores: Scores) -> BoolArray:
         most = max(int(above[members].sum()) for members in group.members()) * group.block_count
         widths.append(min(max(most, group.minimum_width), group.width))
     return select_units(context.analysis, widths, scores.values)
-
-
-def _program_loss(context: ImportanceContext, scores: Scores, weight: float) -> float:
-    """Return the mean over programs of (objective - sparsity)/λ, the sparsity being Σ_l mean s of their layers."""
-    objectives = [solve.objective for solve in scores.solver if solve.objective is not None]
-    means = [float(scores.values[group.units].mean()) for group in context.analysis.groups]
-    sparsity = float(np.mean(means)) if scores.form == "layerwise" else float(np.sum(means))
-    return (float(np.mean(objectives)) - sparsity) / weight

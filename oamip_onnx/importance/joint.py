@@ -17,7 +17,7 @@ from scipy.special import softmax
 from oamip_onnx.channels import ChannelGroup, select_units
 from oamip_onnx.formulation import JointOptions, JointProgram, build_network, joint_program
 from oamip_onnx.importance.certificates import Certificate, certificate
-from oamip_onnx.importance.decoupling import by_class, combined
+from oamip_onnx.importance.decoupling import by_class, combined, mean_expected_loss
 from oamip_onnx.importance.logits import balanced_rows, hardest_rows
 from oamip_onnx.importance.protocol import ImportanceContext
 from oamip_onnx.importance.scores import FloatArray, Scores
@@ -77,7 +77,8 @@ def joint_scores(context: ImportanceContext, options: JointOptions | None = None
     certificates = _certificates(context, joints, solutions, scores)
     notes = [*notes, *_program_notes(samples.count, joints, context)]
     results = tuple(solution.result for solution in solutions)
-    return Scores(scores, "oamip", options.form, results, tuple(notes), certificates)
+    expected = mean_expected_loss([joint.program for joint in joints], solutions, options.loss_weight)
+    return Scores(scores, "oamip", options.form, results, tuple(notes), certificates, expected)
 
 
 def _certificates(
@@ -175,7 +176,7 @@ def _image_notes(classes: int, labels: IntArray, predicted: IntArray, rows: IntA
     if missing:
         fewer = f", fewer than there are classes ({classes})" if len(rows) < classes else ""
         notes.append(
-            f"The program has {len(rows)} images{fewer}; {missing} of the classes are absent, and units that only "
-            "these need look unimportant."
+            f"The program has {len(rows)} images{fewer}; {missing} of the {classes} classes "
+            "have none, and units that only these need look unimportant."
         )
     return notes

@@ -21,14 +21,14 @@ from oamip_onnx.calibration import ActivationStream, Samples
 from oamip_onnx.channels import ChannelGroup, Contraction
 from oamip_onnx.errors import UnsupportedOperatorError
 from oamip_onnx.formulation import JointOptions, LossKind, joint_program
-from oamip_onnx.importance.decoupling import by_class, combined
+from oamip_onnx.importance.decoupling import by_class, combined, mean_expected_loss
 from oamip_onnx.importance.heads import fit_head, head_of, quadrants
 from oamip_onnx.importance.logits import LARGEST_CLASSES, Loss, loss_of, pooled
 from oamip_onnx.importance.measuring import IMAGES, select_samples
 from oamip_onnx.importance.protocol import ImportanceContext
 from oamip_onnx.importance.scores import FloatArray, Scores
 from oamip_onnx.model import Array
-from oamip_onnx.tasks import TaskData, run_tasks
+from oamip_onnx.tasks import TaskData
 
 # Planes are pooled to this many positions an axis: for the heads over all positions as in the paper's last pooling, for
 # the convolutional one a quarter of a 16 × 16 plane.
@@ -80,10 +80,7 @@ def layerwise_scores(context: ImportanceContext) -> Scores:
             features.append(_features(context, group, ends, samples, loss))
         context.report("layer-wise activations", (number + 1) / len(context.analysis.groups))
     heads = [
-        head_of(result)
-        for result in run_tasks(
-            fit_head, [_head_task(context, f, loss) for f in features], settings.tasks, context.progress, "heads"
-        )
+        head_of(result) for result in context.run(fit_head, [_head_task(context, f, loss) for f in features], "heads")
     ]
     programs = []
     for number, feature, head in zip(layers, features, heads, strict=True):
@@ -105,7 +102,8 @@ def layerwise_scores(context: ImportanceContext) -> Scores:
         f"Layer-wise form: {samples.count} samples, {len(programs)} programs for {len(layers)} groups, "
         f"{settings.head} head, at most {_POSITIONS[settings.head]} positions an axis."
     )
-    return Scores(values, "oamip", "layerwise", tuple(s.result for s in solutions), (note,))
+    expected = mean_expected_loss(programs, solutions, settings.loss_weight)
+    return Scores(values, "oamip", "layerwise", tuple(s.result for s in solutions), (note,), expected_loss=expected)
 
 
 def _options(context: ImportanceContext, number: int, loss: Loss) -> JointOptions:

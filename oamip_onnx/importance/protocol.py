@@ -16,12 +16,13 @@ from oamip_onnx.importance.settings import OamipSettings
 from oamip_onnx.model import Array, Model
 from oamip_onnx.runtime import RuntimeOptions
 from oamip_onnx.solvers import Solution, solve_all
+from oamip_onnx.tasks import TaskData, TaskFunction, TaskOptions, run_tasks
 
 Progress = Callable[[str, float], None]
 """Called with the stage and the share of it that is done."""
 
 
-# Programs with fewer coefficients than this together are solved sooner than processes start; the results are the same.
+# Tasks with fewer numbers than this together are done sooner than processes start; the results are the same.
 _WORTH_A_POOL = 3_000_000
 
 
@@ -93,10 +94,25 @@ class ImportanceContext:
         SolverError, UsageError, WorkerError
             As the engine or the workers do.
         """
-        options, tasks = replace(self.oamip.solver, seed=self.seed), self.oamip.tasks
-        if sum(program.nonzero_count for program in programs) < _WORTH_A_POOL and not tasks.workers:
-            tasks = replace(tasks, workers=1)
-        return solve_all(programs, options, tasks, self._watch)
+        options = replace(self.oamip.solver, seed=self.seed)
+        size = sum(program.nonzero_count for program in programs)
+        return solve_all(programs, options, self._tasks(size), self._watch)
+
+    def run(self, function: TaskFunction, inputs: Sequence[TaskData], stage: str) -> list[TaskData]:
+        """Return the results of independent tasks, by the workers that the settings name.
+
+        Raises
+        ------
+        WorkerError
+            As the workers do.
+        """
+        size = sum(array.size for data in inputs for array in data.arrays.values())
+        return run_tasks(function, inputs, self._tasks(size), self.progress, stage)
+
+    def _tasks(self, size: int) -> TaskOptions:
+        """Return where tasks of this many numbers together run: here, where processes would not pay."""
+        tasks = self.oamip.tasks
+        return replace(tasks, workers=1) if size < _WORTH_A_POOL and not tasks.workers else tasks
 
     def _watch(self, incumbent: float, gap: float, share: float) -> None:
         self.report(f"search: incumbent {incumbent:.4g}, gap {gap:.1%}", share)

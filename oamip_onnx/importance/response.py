@@ -106,9 +106,9 @@ def _penalised(context: ImportanceContext, responses: Responses) -> Scores:
     solves: list[SolverResult] = []
     alive = np.ones(context.analysis.unit_count, dtype=np.bool_)
     measured = measure(context, responses, alive, np.flatnonzero(alive), "responses")
-    values = scored(context, responses, measured, None, "response form", solves)
+    values, expected = scored(context, responses, measured, None, "response form", solves)
     note = f"Response form: {len(measured.base)} samples, one program with λ = {context.oamip.loss_weight:g}."
-    return Scores(values, "oamip", "response", tuple(solves), (note,))
+    return Scores(values, "oamip", "response", tuple(solves), (note,), expected_loss=expected)
 
 
 def _rounds(
@@ -123,7 +123,7 @@ def _rounds(
         widths = [_round_width(group, width, number / rounds) for group, width in planned]
         task = f"response round {number}/{rounds}"
         measured = measure(context, responses, alive, np.flatnonzero(alive), task)
-        s = scored(context, responses, measured, widths, task, solves)
+        s, _ = scored(context, responses, measured, widths, task, solves)
         values[alive] = (number - 1 + s[alive]) / rounds
         # Among equal scores, those still alive go first.
         alive &= select_units(context.analysis, widths, s + 1e-6 * alive)

@@ -25,6 +25,9 @@ class Scores:
         For ``oamip``, the form of the program: ``response``, ``layerwise``, ``shift`` or ``gate``; empty otherwise.
     solver
         The programs solved, in order.
+    expected_loss
+        Loss that the programs expect at their scores, less the original's, the mean over programs; None where widths
+        are planned and for other criteria.
     certificates
         How far the chosen subset is from what is proven possible.
     notes
@@ -37,3 +40,4 @@ class Scores:
     solver: tuple[SolverResult, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
     certificates: tuple[Certificate, ...] = field(default=())
+    expected_loss: float | None = None

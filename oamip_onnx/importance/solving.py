@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oamip_onnx.formulation import Program, response_program
-from oamip_onnx.importance.decoupling import by_class, combined
+from oamip_onnx.importance.decoupling import by_class, combined, mean_expected_loss
 from oamip_onnx.importance.logits import Loss
 from oamip_onnx.importance.measuring import Measured, Responses
 from oamip_onnx.importance.protocol import ImportanceContext
@@ -25,20 +25,28 @@ def scored(
     task: str,
     solves: list[SolverResult],
     exchange: float | None = None,
-) -> FloatArray:
-    """Solve, by class where asked for; return a score for every unit of the model, 0 for those not measured."""
+) -> tuple[FloatArray, float | None]:
+    """Solve, by class where asked for.
+
+    Returns
+    -------
+    scores
+        A score for every unit of the model, 0 for those not measured.
+    expected_loss
+        The loss that the programs expect, less the original's, where no widths are planned; else None.
+    """
     loss = responses.loss
     classes = loss.targets.argmax(axis=1) if loss.classifies else np.zeros(len(loss.targets), np.int64)
     parts = by_class(classes, context.oamip.by_class)
     weight = 1.0 if widths is not None else context.oamip.loss_weight
     programs = [_program(task, measured, loss, rows, widths, exchange, weight) for rows in parts]
-    found = []
-    for rows, solution in zip(parts, context.solve(programs), strict=True):
+    found, solutions = [], context.solve(programs)
+    for rows, solution in zip(parts, solutions, strict=True):
         solves.append(solution.result)
         found.append(_read(measured, loss, rows, np.clip(solution.x[: len(measured.units)], 0.0, 1.0)))
     scores = np.zeros(context.analysis.unit_count)
     scores[measured.units] = combined(found, context.oamip.by_class)
-    return scores
+    return scores, mean_expected_loss(programs, solutions, weight)
 
 
 def _program(

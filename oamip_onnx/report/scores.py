@@ -82,7 +82,11 @@ def score_report(analysis: ChannelAnalysis, scores: Scores, widths: Sequence[int
     kept = select_units(analysis, widths, scores.values)
     return ScoreReport(
         importance=importance_name(scores),
-        groups=group_records(analysis, kept, scores),
+        groups=[
+            # In full, so that the file gives the same selection as the scores themselves.
+            record.model_copy(update={"importance": scores.values[group.units].tolist()})
+            for record, group in zip(group_records(analysis, kept, scores), analysis.groups, strict=True)
+        ],
         solver=solver_records(scores),
         certificates=[CertificateRecord(**asdict(c)) for c in scores.certificates],
         notes=list(scores.notes),
@@ -129,7 +133,8 @@ def subnetworks_report(
         )
         for one, file in zip(found, files, strict=True)
     ]
-    notes = [f"Only {len(found)} of {wanted} subnetworks are distinct."] if len(found) < wanted else []
+    few = f"{wanted} subnetworks were asked for; the draws of images give {len(found)} distinct."
+    notes = [few] if len(found) < wanted else []
     return SubnetworksReport(
         importance=importance_name(found[0].scores),
         subnetworks=records,
@@ -144,7 +149,7 @@ def read_scores(path: Path, analysis: ChannelAnalysis) -> Scores:
     Raises
     ------
     DataError
-        If the file is missing, holds no scores, has another schema, or has other groups than the model.
+        If the file is missing, holds no finite scores, has another schema, or has other groups than the model.
     """
     try:
         report = ScoreReport.model_validate_json(path.read_text(encoding="utf-8"))
@@ -170,6 +175,10 @@ def read_scores(path: Path, analysis: ChannelAnalysis) -> Scores:
                 "were made with other settings of --ignore, --only, --heads or --allow-inexact."
             )
         values[group.units] = stored[group.name]
+        if not np.isfinite(values[group.units]).all():
+            raise DataError(
+                f"The scores {str(path)!r} of the group {group.name!r} are not all finite; score the model again."
+            )
     note = f"The scores are those of {str(path)!r}: {report.importance}."
     name, _, rest = report.importance.partition(" (")
     return Scores(values, name, rest.rstrip(")"), (), (note, *report.notes))

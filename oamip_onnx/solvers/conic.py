@@ -96,8 +96,8 @@ class ConicSolver:
                 return Solution(x, result)
             failures.append(f"{name} ended with the status {status!r}{residual}")
         raise SolverError(
-            f"No solver found a solution of the program {program.task!r}: {'; '.join(failures)}. Use fewer samples or "
-            "another form."
+            f"No solver found a solution of the program {program.task!r}: {'; '.join(failures)}. Use "
+            f"{'another solver' if self.engine else 'fewer samples or another form'}."
         )
 
     def _engines(self, program: Program) -> list[tuple[str, dict[str, Any]]]:

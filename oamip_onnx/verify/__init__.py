@@ -2,7 +2,13 @@
 
 from oamip_onnx.verify.drift import Drift, measure_drift, run_output
 from oamip_onnx.verify.files import check_result, check_validity, load_warnings
-from oamip_onnx.verify.oracle import Verification, compare_with_masked, require_passed, with_scattered
+from oamip_onnx.verify.oracle import (
+    Verification,
+    compare_with_masked,
+    compare_with_original,
+    require_passed,
+    with_scattered,
+)
 
 __all__ = [
     "Drift",
@@ -10,6 +16,7 @@ __all__ = [
     "check_result",
     "check_validity",
     "compare_with_masked",
+    "compare_with_original",
     "load_warnings",
     "measure_drift",
     "require_passed",
