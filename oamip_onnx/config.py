@@ -41,7 +41,9 @@ class PruneConfig(BaseModel):
     head
         Auxiliary network of the layer-wise form: ``linear``, ``hidden`` or the paper's ``pooled`` one.
     loss_weight
-        λ of the joint forms.
+        λ of the joint forms, and wherever a threshold stands in for planned widths.
+    reweightings, anchor
+        Further solves of the joint forms with weights 1/(s + ε); bound on how far their logits may move.
     certificates
         Whether groups of up to 64 units get a quadratic certificate.
     lossless, input_range, lossless_seconds
@@ -88,6 +90,8 @@ class PruneConfig(BaseModel):
     by_class: Decoupling = "none"
     head: Head = "linear"
     loss_weight: float = Field(default=PAPER_LOSS_WEIGHT, gt=0)
+    reweightings: int = Field(default=0, ge=0)
+    anchor: float | None = Field(default=None, gt=0)
     certificates: bool = False
     lossless: bool = False
     input_range: tuple[str, ...] = ()

@@ -126,6 +126,8 @@ def importance_context(
         by_class=config.by_class,
         head=config.head,
         loss_weight=config.loss_weight,
+        reweightings=config.reweightings,
+        anchor=config.anchor,
         paper=config.preset == "paper",
         certificates=config.certificates,
         solver=SolverOptions(name=config.solver, nodes=config.solver_nodes, seconds=config.solver_seconds),

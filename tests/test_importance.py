@@ -343,3 +343,15 @@ def test_a_suffix_is_the_masked_model(name: str) -> None:
         other[unit] = not other[unit]
         expected = whole.run(feeds, other)[output]
         np.testing.assert_allclose(suffixes.run(number, prefix, other), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_reweighting_drives_scores_apart() -> None:
+    """A ReLU network is positively homogeneous, so that scores shrink evenly; reweighting decides between units."""
+    context = with_oamip(context_of(analysed(classifier())), form="shift", images=8, loss_weight=1.0)
+    plain, reweighted = (score("oamip", with_oamip(context, reweightings=k)) for k in (0, 3))
+    assert len(reweighted.solver) == 4 * len(plain.solver)
+
+    def undecided(values: npt.NDArray[np.float64]) -> float:
+        return float((values * (1 - values)).sum())
+
+    assert undecided(reweighted.values) < undecided(plain.values)

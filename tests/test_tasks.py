@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,15 @@ import numpy as np
 import psutil
 import pytest
 import task_functions
+from graphs import image
+from oracle import PLAIN, analysed, feeds_for
 from task_functions import numbered
 from threadpoolctl import threadpool_info
 
 from oamip_onnx import __version__
+from oamip_onnx.calibration import Samples
 from oamip_onnx.errors import MissingExtraError, SolverError, UsageError
+from oamip_onnx.importance import ImportanceContext, OamipSettings, find_logits, score
 from oamip_onnx.tasks import TaskData, TaskOptions, WorkerError, cluster, default_cache, pool, run_tasks
 from oamip_onnx.tasks.cache import Cache, task_key
 from oamip_onnx.tasks.call import call_by_name
@@ -483,3 +488,34 @@ def test_import_starts_nothing() -> None:
     code = "import json, sys, oamip_onnx.tasks; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"distributed", "joblib", "sklearn", "scipy", "onnx", "onnxruntime"} & set(json.loads(done.stdout))
+
+
+def test_scores_are_the_same_on_a_cluster_that_loses_a_worker(dask_cluster: Any) -> None:
+    """One program a layer and class; a worker process is killed as soon as the first program is solved."""
+    b = image(seed=1)
+    x = b.add("Relu", b.conv("x", 3, 8))
+    x = b.add("Relu", b.conv(x, 8, 6))
+    subject = analysed(b.finish(b.gemm(b.add("Flatten", x), 384, 4)))
+    settings = OamipSettings(form="layerwise", by_class="mean", tasks=TaskOptions(workers=1))
+    context = ImportanceContext(
+        subject.model,
+        subject.analysis,
+        Samples(feeds_for(subject.model, seed=3, batch=40)),
+        PLAIN,
+        (4, 3),
+        0,
+        find_logits(subject.model, subject.analysis.types),
+        oamip=settings,
+    )
+    expected = score("oamip", context).values
+    killed = []
+
+    def kill_once(stage: str, share: float) -> None:
+        if stage == "programs" and not killed and share < 1:
+            killed.append(next(iter(dask_cluster.workers.values())).pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    elsewhere = replace(settings, tasks=TaskOptions(scheduler=dask_cluster.scheduler_address))
+    found = score("oamip", replace(context, oamip=elsewhere, progress=kill_once)).values
+    assert killed
+    np.testing.assert_array_equal(found, expected)

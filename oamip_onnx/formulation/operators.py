@@ -31,6 +31,10 @@ def _diagonal(values: FloatArray) -> SparseMatrix:
 
 
 def _conv(view: NodeView) -> Affine:
+    """Write a convolution out: ``a_{o,p} = Σ_{i,k} w_{o,i,k} h_{i,p+k} + b_o`` for feature map o at position p.
+
+    All positions of a feature map carry its unit, so that one score stands for the map.
+    """
     weight = view.constant(1)
     shape_in, shape_out = view.shape(), view.output_shape
     groups = int_attribute(view.node, "group", 1)
@@ -56,6 +60,7 @@ def _conv(view: NodeView) -> Affine:
 
 
 def _gemm(view: NodeView) -> Affine:
+    """State ``a = α W h + β b``, a fully connected layer; the last one gives the logits q."""
     if int_attribute(view.node, "transA", 0):
         raise view.refuse("transA turns the sample axis around")
     alpha, beta = attribute(view.node, "alpha", 1.0), attribute(view.node, "beta", 1.0)
@@ -68,6 +73,7 @@ def _gemm(view: NodeView) -> Affine:
 
 
 def _matmul(view: NodeView) -> Affine:
+    """State ``a = W h`` for every row of the operand."""
     weight = view.constant(1)
     if weight.ndim != 2:
         raise view.refuse(f"its weights have {weight.ndim} axes")
@@ -77,6 +83,7 @@ def _matmul(view: NodeView) -> Affine:
 
 
 def _batch_normalisation(view: NodeView) -> Affine:
+    """State ``a = γ (h - μ)/√(σ² + ε) + β`` with the statistics of inference, an affine map a channel."""
     scale, shift, mean, variance = (view.constant(k) for k in range(1, 5))
     epsilon = attribute(view.node, "epsilon", 1e-5)
     slope = scale / np.sqrt(variance + epsilon)  # type: ignore[operator]
@@ -95,6 +102,7 @@ def _per_sample_constant(view: NodeView, position: int) -> FloatArray:
 
 
 def _sum(view: NodeView, signs: tuple[float, float]) -> Affine:
+    """State ``a = ± h₁ ± h₂``, a residual addition or a bias."""
     inputs, matrices, bias = [], [], np.zeros(math.prod(view.output_shape))
     for position, sign in enumerate(signs):
         if view.is_constant(position):
@@ -118,6 +126,7 @@ def _selection(cells: IntArray, size: int) -> SparseMatrix:
 
 
 def _product(view: NodeView) -> Affine:
+    """State ``a = c · h`` or ``a = h / c`` with a constant c."""
     constant = 1 if view.is_constant(1) else 0
     if view.is_constant(0) == view.is_constant(1):
         raise view.refuse("the product of two tensors that depend on the data is not linear")
@@ -135,6 +144,7 @@ def _relu(view: NodeView) -> Relu:
 
 
 def _max_pool(view: NodeView) -> MaxPool:
+    """State ``z_p = max_k h_{p+k}``; `constraints` has its rows."""
     if len(view.node.output) > 1 and view.node.output[1]:
         raise view.refuse("its output of indices is in use")
     shape = view.shape()
@@ -149,6 +159,7 @@ def _per_channel(cells: IntArray, channels: int, spatial: int) -> IntArray:
 
 
 def _average_pool(view: NodeView) -> Affine:
+    """State ``z_p = Σ_k h_{p+k} / count``, the count with or without padding."""
     shape = view.shape()
     counts_padding = int_attribute(view.node, "count_include_pad", 0)
     if counts_padding and int_attribute(view.node, "ceil_mode", 0):
@@ -165,6 +176,7 @@ def _average_pool(view: NodeView) -> Affine:
 
 
 def _mean(view: NodeView) -> Affine:
+    """State ``z = Σ_k h_k / count`` over whole axes, global average pooling among them."""
     shape = view.shape()
     if view.node.op_type == "GlobalAveragePool":
         axes = list(range(2, len(shape) + 1))
@@ -185,12 +197,14 @@ def _mean(view: NodeView) -> Affine:
 
 
 def _same(view: NodeView) -> Same:
+    """Keep the cells in their order: flattening and reshaping cost nothing."""
     if math.prod(view.shape()) != math.prod(view.output_shape):
         raise view.refuse("it changes the number of cells per sample")
     return Same()
 
 
 def _concat(view: NodeView) -> Affine:
+    """State ``a = (h₁, h₂, …)``, each input placed at its cells."""
     axis = int_attribute(view.node, "axis", 1) % (len(view.output_shape) + 1) - 1
     if axis < 0:
         raise view.refuse("it joins samples")

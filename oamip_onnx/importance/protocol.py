@@ -96,7 +96,7 @@ class ImportanceContext:
         """
         options = replace(self.oamip.solver, seed=self.seed)
         size = sum(program.nonzero_count for program in programs)
-        return solve_all(programs, options, self._tasks(size), self._watch)
+        return solve_all(programs, options, self._tasks(size), self._watch, self.progress)
 
     def run(self, function: TaskFunction, inputs: Sequence[TaskData], stage: str) -> list[TaskData]:
         """Return the results of independent tasks, by the workers that the settings name.

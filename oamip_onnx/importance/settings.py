@@ -32,6 +32,10 @@ class OamipSettings:
         network.
     loss_weight
         λ of the joint forms.
+    reweightings
+        Further solves of the joint forms with weights 1/(s + ε), which drive scores apart that would shrink evenly.
+    anchor
+        δ of ``|q - q⁰| ≤ δ`` in the joint forms; None for no anchor.
     paper
         Whether the joint program takes the authors' rows, their sparsity term and their choice of images.
     certificates
@@ -49,6 +53,8 @@ class OamipSettings:
     by_class: Decoupling = "none"
     head: Head = "linear"
     loss_weight: float = PAPER_LOSS_WEIGHT
+    reweightings: int = 0
+    anchor: float | None = None
     paper: bool = False
     certificates: bool = False
     solver: SolverOptions = field(default_factory=SolverOptions)

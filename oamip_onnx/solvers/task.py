@@ -1,6 +1,6 @@
 """Solving a program as a task: packed into arrays, so that a worker process or a cache can take it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -32,6 +32,7 @@ def solve_all(
     options: SolverOptions | None = None,
     tasks: TaskOptions | None = None,
     watch: Watch | None = None,
+    progress: Callable[[str, float], None] | None = None,
 ) -> list[Solution]:
     """Return the solutions of independent programs, in order, solved side by side where there are several.
 
@@ -45,6 +46,8 @@ def solve_all(
         Where they are solved, and whether solutions are kept.
     watch
         Follows searches that run in this process.
+    progress
+        Called with the stage and the share of programs that are solved, where there are several.
 
     Raises
     ------
@@ -54,7 +57,7 @@ def solve_all(
     settings = asdict(options or SolverOptions())
     inputs = [pack(program, settings) for program in programs]
     with watching(watch):
-        results = run_tasks(solve_packed, inputs, tasks, stage="programs")
+        results = run_tasks(solve_packed, inputs, tasks, progress if len(inputs) > 1 else None, "programs")
     return [
         Solution(np.array(r.arrays["x"]), SolverResult(**{**r.settings, "status": SolverStatus(r.settings["status"])}))
         for r in results
