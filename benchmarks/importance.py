@@ -2,7 +2,7 @@
 
     python benchmarks/importance.py [--models examples/fashion/*.onnx] [--macs 0.7 0.5 0.3 | --keep 0.6 0.5]
                                     [--draws 3] [--samples 1000] [--criteria NAME …] [--repair none least-squares]
-                                    [--full DIR] [--json importance.json]
+                                    [--full DIR] [--json importance.json] [--plot importance.svg]
 
 Every criterion scores the same unlabelled images of each draw and keeps the same number of units of every group.
 Accuracies are means ± standard errors over the draws: with masks alone, which is what a criterion is worth, and after
@@ -23,6 +23,7 @@ Rows that the JSON file holds already are not measured again.
 import argparse
 import gzip
 import importlib.util
+import io
 import json
 import math
 import time
@@ -276,6 +277,37 @@ def verdict(rows: Sequence[Row], column: str) -> str:
     return f"ties with {', '.join(ties)}, ahead of the others" if ties else "best"
 
 
+def plot(rows: Sequence[Row]) -> str:
+    """Return accuracies against the MACs left as SVG: a column a network, masks alone above, repaired below."""
+    import matplotlib as mpl  # noqa: PLC0415 - only here
+    from matplotlib.figure import Figure  # noqa: PLC0415 - only here
+
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    figure = Figure(figsize=(3.1 * len(models), 5.4), layout="constrained")
+    panels = figure.subplots(2, len(models), squeeze=False, sharex=True)
+    for column, model in enumerate(models):
+        own = [row for row in rows if row["model"] == model]
+        for line, (key, title) in enumerate((("masks", "masks only"), ("repaired", "after repair"))):
+            axes = panels[line][column]
+            for criterion in dict.fromkeys(row["criterion"] for row in own):
+                points = sorted((r for r in own if r["criterion"] == criterion and r[key]), key=lambda r: r["macs"])
+                spread = [mean_and_error(r[key]) for r in points]
+                means, errors = [m for m, _ in spread], [0.0 if math.isnan(e) else e for _, e in spread]
+                style = {"linewidth": 2.2, "zorder": 3} if criterion == "oamip" else {"linewidth": 1.0}
+                axes.errorbar([r["macs"] for r in points], means, errors, marker="o", ms=3, label=criterion, **style)
+            axes.set_title(f"{model}, {title}", fontsize=9)
+            axes.grid(alpha=0.3)
+            axes.spines[["top", "right"]].set_visible(False)
+        panels[1][column].set_xlabel("share of the MACs left")
+    panels[0][0].set_ylabel("test accuracy")
+    panels[1][0].set_ylabel("test accuracy")
+    panels[0][0].legend(fontsize=7, frameon=False)
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": "oamip", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
 def same(row: Row, wanted: Row) -> bool:
     """Return whether a row of the file is of the same measurement."""
     return all(row.get(key) == value for key, value in wanted.items())
@@ -301,6 +333,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repair", nargs="+", choices=["none", "least-squares"], default=["none", "least-squares"])
     parser.add_argument("--full", type=Path, metavar="DIR")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path, metavar="SVG", help="draw accuracy against MACs")
     parser.add_argument("--quick", action="store_true", help="one small draw of LeNet-5, as a smoke test")
     args = parser.parse_args()
     if args.quick:
@@ -352,6 +385,8 @@ def main() -> None:
         bases = [r["base"] for r in own if "base" in r]
         print(f"{model} (base {bases[0]:.4f}), {share}" if bases else f"{model}, {share}")
         print(f"  masks only: {verdict(own, 'masks')}\n  repaired:   {verdict(own, 'repaired')}")
+    if args.plot:
+        args.plot.write_text(plot([row for own in of_run.values() for row in own if not row.get("error")]))
 
 
 if __name__ == "__main__":

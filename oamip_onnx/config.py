@@ -44,6 +44,8 @@ class PruneConfig(BaseModel):
         λ of the joint forms, and wherever a threshold stands in for planned widths.
     reweightings, anchor
         Further solves of the joint forms with weights 1/(s + ε); bound on how far their logits may move.
+    binary_scores, tighten_seconds
+        Joint forms: whether the last hidden group's scores must be 0 or 1; time for tightening the gate form's bounds.
     certificates
         Whether groups of up to 64 units get a quadratic certificate.
     lossless, input_range, lossless_seconds
@@ -92,6 +94,8 @@ class PruneConfig(BaseModel):
     loss_weight: float = Field(default=PAPER_LOSS_WEIGHT, gt=0)
     reweightings: int = Field(default=0, ge=0)
     anchor: float | None = Field(default=None, gt=0)
+    binary_scores: bool = False
+    tighten_seconds: float = Field(default=0.0, ge=0)
     certificates: bool = False
     lossless: bool = False
     input_range: tuple[str, ...] = ()

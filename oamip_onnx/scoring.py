@@ -128,6 +128,8 @@ def importance_context(
         loss_weight=config.loss_weight,
         reweightings=config.reweightings,
         anchor=config.anchor,
+        binary_scores=config.binary_scores,
+        tighten_seconds=config.tighten_seconds,
         paper=config.preset == "paper",
         certificates=config.certificates,
         solver=SolverOptions(name=config.solver, nodes=config.solver_nodes, seconds=config.solver_seconds),

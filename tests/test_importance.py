@@ -32,7 +32,7 @@ from oamip_onnx.importance.measuring import Responses
 from oamip_onnx.masking import MaskedSession, MaskedSuffixes
 from oamip_onnx.model import infer_shapes, load_model
 from oamip_onnx.runtime import RuntimeOptions
-from oamip_onnx.solvers import SolverStatus
+from oamip_onnx.solvers import SolverOptions, SolverStatus
 
 ONE_THREAD = RuntimeOptions(threads=1)
 
@@ -355,3 +355,32 @@ def test_reweighting_drives_scores_apart() -> None:
         return float((values * (1 - values)).sum())
 
     assert undecided(reweighted.values) < undecided(plain.values)
+
+
+def test_binary_scores_of_the_last_group_are_searched() -> None:
+    b = Builder(["N", 6], seed=1)
+    x = b.add("Relu", b.gemm("x", 6, 8))
+    x = b.add("Relu", b.gemm(x, 8, 7))
+    subject = analysed(b.finish(b.gemm(x, 7, 4)))
+    context = with_oamip(context_of(subject), form="gate", images=4, binary_scores=True)
+    scores = score("oamip", context)
+    assert "SCIP" in scores.solver[0].engine
+    np.testing.assert_allclose(scores.values[8:], np.round(scores.values[8:]), atol=1e-5)
+    (certificate,) = scores.certificates
+    assert certificate.bound is not None
+    assert certificate.bound <= certificate.objective
+
+
+def test_tightened_bounds_raise_the_gate_forms_bound() -> None:
+    """Bounds closer to the truth leave a relaxation less room, so that its optimum can only rise."""
+    b = Builder(["N", 6], seed=3)
+    x = b.add("Relu", b.gemm("x", 6, 8))
+    x = b.add("Relu", b.gemm(x, 8, 8))
+    x = b.add("Relu", b.gemm(x, 8, 7))
+    subject = analysed(b.finish(b.gemm(x, 7, 4)))
+    limits = SolverOptions(largest_binary=0)
+    context = with_oamip(context_of(subject), form="gate", images=3, solver=limits)
+    plain, tightened = (score("oamip", with_oamip(context, tighten_seconds=s)).solver[0] for s in (0.0, 5.0))
+    assert plain.objective is not None
+    assert tightened.objective is not None
+    assert tightened.objective > plain.objective - 1e-6

@@ -12,7 +12,7 @@ from oracle import Analysed, analysed, feeds_for
 from scipy import sparse
 
 from oamip_onnx.errors import SolverError
-from oamip_onnx.formulation import JointOptions, Program, build_network, joint_program
+from oamip_onnx.formulation import Bounds, JointOptions, Program, build_network, joint_program, score_aware_bounds
 from oamip_onnx.formulation.objective import add_budget, add_group_widths, add_logits, add_marginal_softmax
 from oamip_onnx.formulation.program import ProgramBuilder
 from oamip_onnx.solvers import Capability, ConicSolver, IntegerSolver, Solver, SolverStatus
@@ -162,3 +162,25 @@ def test_same_program_same_solution() -> None:
 def test_capabilities_can_be_asked() -> None:
     assert Capability.BINARIES not in ConicSolver().capabilities
     assert Capability.BINARIES in IntegerSolver().capabilities
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
+def test_a_program_without_a_bound_is_an_error(solver: Solver) -> None:
+    builder = ProgramBuilder("bottomless")
+    free = builder.variables("free", 2, -np.inf, np.inf)
+    builder.rows("difference", sparse.csr_array([[1.0, -1.0]]), 0.0, 0.0)
+    builder.cost([free.start], 1.0)
+    with pytest.raises(SolverError, match=r"unbounded.*'bottomless'"):
+        solver.solve(builder.build())
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
+def test_infinite_bounds_of_a_form_are_named(solver: Solver) -> None:
+    subject = tiny()
+    network = build_network(subject.model, subject.analysis, subject.model.output_names[0])
+    feeds: Mapping[str, npt.NDArray[np.generic]] = feeds_for(subject.model, seed=4, batch=2)
+    bounds = score_aware_bounds(network, feeds)
+    infinite = Bounds(bounds.lower, {name: np.full_like(v, np.inf) for name, v in bounds.upper.items()})
+    program = joint_program(network, feeds, np.zeros(2, np.int64), JointOptions(form="gate"), infinite).program
+    with pytest.raises(SolverError, match=r"rows 'gate: h [≤≥].*no finite numbers"):
+        solver.solve(program)

@@ -190,12 +190,12 @@ class _Assembly:
     def _chord(self, layer: Relu | Shift, cells: IntArray) -> None:
         low, high = self.low[layer.input][cells], self.high[layer.input][cells]
         slope = high / (high - low)
-        terms = [(self.columns[layer.output][cells], _ONE), (self.columns[layer.input][cells], -slope)]
+        terms = [(self.columns[layer.output][cells], _ONE), (self._column(layer.input)[cells], -slope)]
         self._rows("h below the chord", terms, -np.inf, -slope * low)
 
     def _open_relu(self, layer: Relu, cells: IntArray, *, lifted: bool) -> None:
         """Add the rows of undecided ReLUs; `lifted` says that h is at least a."""
-        after, before = self.columns[layer.output][cells], self.columns[layer.input][cells]
+        after, before = self.columns[layer.output][cells], self._column(layer.input)[cells]
         if lifted:
             self._rows("h ≥ a", [(after, _ONE), (before, -_ONE)], 0.0, np.inf)
         if not self.integer:

@@ -264,7 +264,8 @@ class ProgramBuilder:
         high = np.broadcast_to(np.asarray(upper, np.float64), (count,))
         smallest, largest = value_range(matrix, *self.bounds())
         # The slack keeps rounding in the interval sums from dropping a row that just binds.
-        needed = (smallest < low - 1e-12) | (largest > high + 1e-12)
+        # Rows with values that are no numbers stay, to be named by the solver.
+        needed = ~((smallest >= low - 1e-12) & (largest <= high + 1e-12))
         if needed.any():
             self._rows.setdefault(family, []).append((matrix[np.flatnonzero(needed)], low[needed], high[needed]))
 

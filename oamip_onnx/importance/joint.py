@@ -8,21 +8,32 @@ Decoupled by class, there is one program a class, of that class's images, and a 
 choice) or the largest of those.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
+from oamip_onnx.certify.tightening import tighten
 from oamip_onnx.channels import ChannelGroup, select_units
-from oamip_onnx.formulation import JointForm, JointOptions, JointProgram, build_network, joint_program
+from oamip_onnx.formulation import (
+    Bounds,
+    JointForm,
+    JointOptions,
+    JointProgram,
+    Network,
+    build_network,
+    joint_program,
+    score_aware_bounds,
+)
 from oamip_onnx.importance.certificates import Certificate, certificate
 from oamip_onnx.importance.decoupling import by_class, combined, mean_expected_loss
 from oamip_onnx.importance.logits import balanced_rows, hardest_rows
 from oamip_onnx.importance.protocol import ImportanceContext
 from oamip_onnx.importance.scores import FloatArray, Scores
 from oamip_onnx.importance.settings import OamipSettings
-from oamip_onnx.model import ints_attribute
+from oamip_onnx.model import Array, ints_attribute
 from oamip_onnx.solvers import Solution, SolverResult
 
 IntArray = npt.NDArray[np.int64]
@@ -72,7 +83,8 @@ def joint_scores(context: ImportanceContext, options: JointOptions | None = None
         joints = []
         for part in parts:
             feeds = {name: values[part] for name, values in samples.feeds.items()}
-            joints.append(joint_program(network, feeds, targets[part], options))
+            bounds = _bounds(context, network, feeds, options)
+            joints.append(joint_program(network, feeds, targets[part], options, bounds))
         solutions = context.solve([joint.program for joint in joints])
         results += [solution.result for solution in solutions]
         found = [
@@ -85,6 +97,25 @@ def joint_scores(context: ImportanceContext, options: JointOptions | None = None
     notes = [*notes, *_program_notes(samples.count, joints, context)]
     expected = mean_expected_loss([joint.program for joint in joints], solutions, options.loss_weight)
     return Scores(scores, "oamip", options.form, tuple(results), tuple(notes), certificates, expected)
+
+
+def _bounds(
+    context: ImportanceContext, network: Network, feeds: Mapping[str, Array], options: JointOptions
+) -> Bounds | None:
+    """Return the gate form's bounds, tightened by linear and integer programs where time is given for it."""
+    if options.form != "gate" or not context.oamip.tighten_seconds:
+        return None
+    bounds = score_aware_bounds(network, feeds)
+    context.report("gate form: bounds", 0.0)
+    return tighten(network, bounds, context.oamip.tighten_seconds, seed=context.seed, scored=True).bounds
+
+
+def _binary_scores(context: ImportanceContext) -> npt.NDArray[np.bool_] | None:
+    """Return which scores are binary: those of the last hidden group, where the search is to decide them."""
+    if not context.oamip.binary_scores:
+        return None
+    owner = context.analysis.group_of_unit()
+    return np.asarray(owner == owner.max())
 
 
 def _reweighted(scores: FloatArray) -> FloatArray:
@@ -135,11 +166,13 @@ def _kernel_size(context: ImportanceContext, group: ChannelGroup) -> int:
 def _options(context: ImportanceContext, settings: OamipSettings) -> JointOptions:
     if settings.form == "gate" and context.widths is not None:
         # The planned widths take the place of the sparsity term: a budget row stops scores from shrinking evenly.
-        return JointOptions(form="gate", loss_weight=1.0, widths=context.widths)
+        binary = _binary_scores(context)
+        return JointOptions(form="gate", loss_weight=1.0, widths=context.widths, binary_scores=binary)
     if settings.paper and settings.form == "shift":
         return authors_options(context)
     form: JointForm = "gate" if settings.form == "gate" else "shift"
-    return JointOptions(form=form, loss_weight=settings.loss_weight, anchor=settings.anchor)
+    binary = _binary_scores(context)
+    return JointOptions(form=form, loss_weight=settings.loss_weight, anchor=settings.anchor, binary_scores=binary)
 
 
 def _program_notes(images: int, joints: list[JointProgram], context: ImportanceContext) -> list[str]:

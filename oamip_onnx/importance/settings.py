@@ -36,6 +36,10 @@ class OamipSettings:
         Further solves of the joint forms with weights 1/(s + ε), which drive scores apart that would shrink evenly.
     anchor
         δ of ``|q - q⁰| ≤ δ`` in the joint forms; None for no anchor.
+    binary_scores
+        Whether the joint forms' scores of the last hidden group must be 0 or 1, which makes a search of the program.
+    tighten_seconds
+        Time for tightening the gate form's bounds by linear and integer programs; 0 for intervals alone.
     paper
         Whether the joint program takes the authors' rows, their sparsity term and their choice of images.
     certificates
@@ -55,6 +59,8 @@ class OamipSettings:
     loss_weight: float = PAPER_LOSS_WEIGHT
     reweightings: int = 0
     anchor: float | None = None
+    binary_scores: bool = False
+    tighten_seconds: float = 0.0
     paper: bool = False
     certificates: bool = False
     solver: SolverOptions = field(default_factory=SolverOptions)

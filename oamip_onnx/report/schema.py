@@ -8,13 +8,13 @@ from pydantic import BaseModel, ConfigDict
 SCHEMA_VERSION = 1
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
     """An immutable record that refuses unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
-class LatencyRecord(_Record):
+class LatencyRecord(Record):
     """Latency of one model: percentiles in milliseconds, and how many runs they come from."""
 
     p50: float
@@ -23,7 +23,7 @@ class LatencyRecord(_Record):
     runs: int
 
 
-class ModelRecord(_Record):
+class ModelRecord(Record):
     """Costs of one model; MACs are those of one run at the shapes of one sample."""
 
     parameters: int
@@ -32,7 +32,7 @@ class ModelRecord(_Record):
     latency_ms: LatencyRecord | None = None
 
 
-class SpeedupRecord(_Record):
+class SpeedupRecord(Record):
     """Median latency of the original over that of the pruned model, with a 95 % bootstrap interval."""
 
     median: float
@@ -41,7 +41,7 @@ class SpeedupRecord(_Record):
     significant: bool
 
 
-class VerificationRecord(_Record):
+class VerificationRecord(Record):
     """Comparison with the masked model, after surgery and after repair; the figures are the worse of both."""
 
     passed: bool
@@ -51,7 +51,7 @@ class VerificationRecord(_Record):
     samples: int
 
 
-class MetricRecord(_Record):
+class MetricRecord(Record):
     """A metric on labelled samples, before and after."""
 
     name: str
@@ -59,7 +59,7 @@ class MetricRecord(_Record):
     pruned: float
 
 
-class DriftRecord(_Record):
+class DriftRecord(Record):
     """Distance between the outputs of both models."""
 
     cosine: float
@@ -70,7 +70,7 @@ class DriftRecord(_Record):
     data: str
 
 
-class GroupRecord(_Record):
+class GroupRecord(Record):
     """One group of channels: widths, which units stayed, and the importance of each unit before removal."""
 
     name: str
@@ -82,7 +82,7 @@ class GroupRecord(_Record):
     exact: bool
 
 
-class PinRecord(_Record):
+class PinRecord(Record):
     """A tensor whose channels had to stay, and why."""
 
     tensor: str
@@ -90,7 +90,7 @@ class PinRecord(_Record):
     reason: str
 
 
-class SolverRecord(_Record):
+class SolverRecord(Record):
     """One program that was solved."""
 
     task: str
@@ -104,7 +104,7 @@ class SolverRecord(_Record):
     advice: str
 
 
-class CertificateRecord(_Record):
+class CertificateRecord(Record):
     """What a choice reaches, and the bound that no choice can go below."""
 
     task: str
@@ -115,7 +115,7 @@ class CertificateRecord(_Record):
     engine: str
 
 
-class MergeRecord(_Record):
+class MergeRecord(Record):
     """Units that are always active, merged into the next layer; MACs of both layers before and after."""
 
     first: str
@@ -125,7 +125,7 @@ class MergeRecord(_Record):
     macs_after: int
 
 
-class LosslessRecord(_Record):
+class LosslessRecord(Record):
     """What lossless removal has proven over the range of the inputs: units, by which method, and what was merged."""
 
     inactive: int
@@ -141,7 +141,7 @@ class LosslessRecord(_Record):
     skipped: list[str]
 
 
-class RepairRecord(_Record):
+class RepairRecord(Record):
     """What the repair did at one contraction; errors are relative to the output's energy, on held-out samples."""
 
     node: str
@@ -151,7 +151,7 @@ class RepairRecord(_Record):
     skipped: str
 
 
-class Result(_Record):
+class Result(Record):
     """Everything a run of `prune` reports."""
 
     schema_version: int = SCHEMA_VERSION

@@ -5,34 +5,30 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
 from oamip_onnx.channels import ChannelAnalysis, select_units
 from oamip_onnx.config import PruneConfig
 from oamip_onnx.errors import DataError, closest
 from oamip_onnx.importance import FrontPoint, Scores, Subnetwork
 from oamip_onnx.report.records import group_records, importance_name, solver_records
-from oamip_onnx.report.schema import SCHEMA_VERSION, CertificateRecord, GroupRecord, SolverRecord
+from oamip_onnx.report.schema import SCHEMA_VERSION, CertificateRecord, GroupRecord, Record, SolverRecord
 
 
-class ScoreReport(BaseModel):
+class ScoreReport(Record):
     """Importance by group, and which units would stay at the target."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = SCHEMA_VERSION
     importance: str
     groups: list[GroupRecord]
     solver: list[SolverRecord]
-    certificates: list[CertificateRecord] = []
+    certificates: list[CertificateRecord] = Field(default_factory=list)
     notes: list[str]
     config: dict[str, object]
 
 
-class FrontRecord(BaseModel):
+class FrontRecord(Record):
     """One solve of the front: its λ, the share of units kept, the loss that the program expects, the one measured."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     loss_weight: float
     share_kept: float
@@ -41,10 +37,8 @@ class FrontRecord(BaseModel):
     kept: dict[str, int]
 
 
-class FrontReport(BaseModel):
+class FrontReport(Record):
     """The front between the share of units kept and the loss."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = SCHEMA_VERSION
     importance: str
@@ -53,10 +47,8 @@ class FrontReport(BaseModel):
     config: dict[str, object]
 
 
-class SubnetworkRecord(BaseModel):
+class SubnetworkRecord(Record):
     """One of several subnetworks: its draw, its loss, what it shares with the first, and the file of its scores."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int
     measured_loss: float
@@ -65,10 +57,8 @@ class SubnetworkRecord(BaseModel):
     kept: dict[str, list[int]]
 
 
-class SubnetworksReport(BaseModel):
+class SubnetworksReport(Record):
     """Several distinct subnetworks of the same widths."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = SCHEMA_VERSION
     importance: str

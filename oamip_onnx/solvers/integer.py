@@ -21,6 +21,13 @@ from oamip_onnx.solvers.tangents import TangentCuts, include_handler
 from oamip_onnx.solvers.watching import include_watch
 
 
+# SCIP may end with these although it has found points.
+_WITHOUT_OPTIMUM = {"unbounded", "inforunbd"}
+
+# With no more binaries than this SCIP's own dives find solutions as good as a further convex solve.
+_FEW = 32
+
+
 @dataclass(frozen=True)
 class IntegerSolver:
     """SCIP through PySCIPOpt.
@@ -78,7 +85,7 @@ class IntegerSolver:
         model.optimize()
         status = str(model.getStatus())
         seconds = time.perf_counter() - began
-        if model.getNSols() == 0:
+        if model.getNSols() == 0 or status in _WITHOUT_OPTIMUM:
             advice = "raise the node or time limit, or relax the budget"
             raise no_solution(program, engine, status, advice)
         best = model.getBestSol()
@@ -153,7 +160,7 @@ def _add_squares(model: Any, variables: list[Any], program: Program, quicksum: A
 
 def _improved(program: Program) -> FloatArray | None:
     """Return the start, or, where that is better, the optimum of the convex program with its binaries."""
-    if program.start is None or not program.binary_count:
+    if program.start is None or program.binary_count <= _FEW:
         return program.start
     blocks = []
     for block in program.blocks:
