@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from oamip_onnx.report import Result, before_after_table
+from oamip_onnx.report import Result, before_after_table, summary_lines
 
 HERE = Path(__file__).parent
 
@@ -17,8 +17,8 @@ def main() -> None:
     result = Result.model_validate_json(source.read_text(encoding="utf-8"))
     console = Console(record=True, width=80, file=io.StringIO(), highlight=False)
     console.print(before_after_table(result))
-    config = result.config
-    console.print(f"Importance {result.importance}, repair {config['repair']}, target {config['target']}.")
+    for line in summary_lines(result):
+        console.print(line)
     (HERE / "demo.svg").write_text(console.export_svg(title="make demo"), encoding="utf-8")
 
 

@@ -7,11 +7,11 @@ import typer
 
 from oamip_onnx.cli import options
 from oamip_onnx.cli.app import app, check_json_target, messages, output, progress, write_json
-from oamip_onnx.config import PruneConfig, make_config, parse_settings, read_config, save_config
+from oamip_onnx.config import make_config, parse_settings, read_config, save_config
 from oamip_onnx.errors import OutputError
 from oamip_onnx.model import check_writable
 from oamip_onnx.pipeline import prune as run_prune
-from oamip_onnx.report import Result, before_after_table, lossless_sentence
+from oamip_onnx.report import Result, before_after_table, summary_lines
 
 EPILOG = "Example: oamip prune model.onnx small.onnx --data calibration.npz --target ratio=0.5"
 
@@ -82,7 +82,7 @@ def prune(
     result.save(out)
     if save_config_path:
         save_config(settings, save_config_path)
-    _show(result.report, settings, json_path)
+    _show(result.report, json_path)
 
 
 def _check_targets(model: Path, out: Path, json_path: str | None, save_config_path: Path | None) -> None:
@@ -95,14 +95,12 @@ def _check_targets(model: Path, out: Path, json_path: str | None, save_config_pa
         check_writable(save_config_path)
 
 
-def _show(result: Result, settings: PruneConfig, json_path: str | None) -> None:
+def _show(result: Result, json_path: str | None) -> None:
     write_json(result.model_dump_json(indent=2), json_path)
     if json_path != "-":
         console = output()
         console.print(before_after_table(result))
-        if settings.lossless:
-            console.print(lossless_sentence(result))
-        else:
-            console.print(f"Importance {result.importance}, repair {settings.repair}, target {settings.target}.")
+        for line in summary_lines(result):
+            console.print(line, markup=False, soft_wrap=True)
     for note in result.notes:
         messages().print(f"note: {note}", markup=False, soft_wrap=True)

@@ -28,7 +28,7 @@ from oamip_onnx.report.scores import (
     score_report,
     subnetworks_report,
 )
-from oamip_onnx.report.table import before_after_table, lossless_sentence, rows
+from oamip_onnx.report.table import before_after_table, rows, summary_lines
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -58,11 +58,11 @@ __all__ = [
     "front_report",
     "inspect_channels",
     "lossless_record",
-    "lossless_sentence",
     "make_result",
     "read_scores",
     "require_plots",
     "rows",
     "score_report",
     "subnetworks_report",
+    "summary_lines",
 ]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from oamip_onnx.report.schema import Result
+from oamip_onnx.report.schema import LosslessRecord, Result
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,20 @@ def _ms(value: float) -> str:
     return f"{value:.3f} ms" if value < 10 else f"{value:.1f} ms"
 
 
-def lossless_sentence(result: Result) -> str:
-    """Return what lossless removal has proven and done, in one sentence."""
-    found = result.lossless
-    if found is None:
-        return "Nothing was removed losslessly."
+def summary_lines(result: Result) -> list[str]:
+    """Return what stands under the table: how units were chosen, or what was proven, and the certificates."""
+    if result.lossless is not None:
+        return [_lossless(result.lossless)]
+    config = result.config
+    lines = [f"Importance {result.importance}, repair {config['repair']}, target {config['target']}."]
+    for one in result.certificates:
+        if one.bound is not None and one.gap is not None:
+            found = f"value {one.objective:.4g}, proven bound {one.bound:.4g}, gap {one.gap:.1%}"
+            lines.append(f"Certificate of the {one.task} by {one.engine}: {found}.")
+    return lines
+
+
+def _lossless(found: LosslessRecord) -> str:
     merged = sum(layer.units for layer in found.merged)
     return (
         f"Over the inputs' range {', '.join(found.input_range)}: {found.inactive} units proven inactive and dropped, "

@@ -20,7 +20,6 @@ from oamip_onnx.solvers.result import SolverResult, SolverStatus
 from oamip_onnx.solvers.tangents import TangentCuts, include_handler
 from oamip_onnx.solvers.watching import include_watch
 
-
 # SCIP may end with these although it has found points.
 _WITHOUT_OPTIMUM = {"unbounded", "inforunbd"}
 
