@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from oamip_onnx.channels import Heads
 from oamip_onnx.errors import UsageError, closest
@@ -52,7 +52,7 @@ class PruneConfig(BaseModel):
         Remove only what is proven to change nothing while inputs stay in a range (``0,1``, or ``name=0,1``), with this
         wall-clock budget for the proofs.
     solver, solver_nodes, solver_seconds
-        Engine by name (``scip``, or any that cvxpy finds); limits of a search with binaries.
+        Engine by name (``scip``, or any that cvxpy finds); limits of SCIP's search.
     repair
         How the consumers make up for what went.
     round_to
@@ -120,9 +120,15 @@ class PruneConfig(BaseModel):
     scheduler: str | None = None
     cache: bool = True
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, values: Any) -> Any:
+        """Set what the preset sets and the caller does not."""
+        return {**_preset_values(values.get("preset")), **values} if isinstance(values, dict) else values
+
 
 # What a preset sets where the user does not.
-PRESETS: dict[Preset, dict[str, object]] = {
+PRESETS: dict[str, dict[str, object]] = {
     "default": {},
     "paper": {
         "target": "threshold=auto",
@@ -136,6 +142,10 @@ PRESETS: dict[Preset, dict[str, object]] = {
 }
 
 
+def _preset_values(preset: object) -> Mapping[str, object]:
+    return PRESETS[preset] if isinstance(preset, str) and preset in PRESETS else {}
+
+
 def make_config(*layers: Mapping[str, Any]) -> PruneConfig:
     """Return the configuration of several layers of settings, later ones first in rank.
 
@@ -146,14 +156,13 @@ def make_config(*layers: Mapping[str, Any]) -> PruneConfig:
     """
     merged: dict[str, Any] = {}
     for layer in layers:
+        # A preset ranks as the layer that names it: over earlier layers, under the settings beside it.
+        merged.update(_preset_values(layer.get("preset")))
         for key, value in layer.items():
             name = key.replace("-", "_")
             if name not in PruneConfig.model_fields:
                 raise UsageError(f"There is no setting {key!r}{closest(name, PruneConfig.model_fields)}.")
             merged[name] = value
-    preset = merged.get("preset")
-    if isinstance(preset, str) and preset in PRESETS:
-        merged = {**PRESETS[preset], **merged}
     try:
         return PruneConfig(**merged)
     except ValidationError as error:

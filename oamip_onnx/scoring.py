@@ -32,8 +32,7 @@ def score(prepared: Prepared, config: PruneConfig, progress: Progress | None = N
     UsageError
         If the target is a threshold and the importance is not OAMIP's.
     """
-    if config.lossless:
-        raise UsageError("Lossless removal proves and needs no scores; use oamip prune --lossless.")
+    _check_ranks(config)
     require_groups(prepared.model, prepared.analysis)
     target = parse_target(config.target)
     widths = planned_widths(prepared, config)
@@ -42,6 +41,11 @@ def score(prepared: Prepared, config: PruneConfig, progress: Progress | None = N
     _check_comparable(target, config.importance)
     scores = score_units(config.importance, importance_context(prepared, config, None, progress))
     return scores, widths_for(prepared, config, scores)
+
+
+def _check_ranks(config: PruneConfig) -> None:
+    if config.lossless:
+        raise UsageError("Lossless removal proves and needs no scores; use oamip prune --lossless.")
 
 
 def planned_widths(prepared: Prepared, config: PruneConfig) -> tuple[int, ...] | None:
@@ -97,6 +101,9 @@ def path(prepared: Prepared, config: PruneConfig, count: int, progress: Progress
     SolverError, UnsupportedOperatorError, UsageError
         As the programs do, or for fewer than two points.
     """
+    _check_ranks(config)
+    if config.importance != "oamip":
+        raise UsageError(f"A path walks OAMIP's weight of the loss; the importance {config.importance} has none.")
     require_groups(prepared.model, prepared.analysis)
     return walk(importance_context(prepared, config, None, progress), count)
 
@@ -109,6 +116,7 @@ def many(prepared: Prepared, config: PruneConfig, count: int, progress: Progress
     SolverError, TargetError, UnsupportedOperatorError, UsageError
         As `score` does, or if the target is a threshold.
     """
+    _check_ranks(config)
     require_groups(prepared.model, prepared.analysis)
     context = importance_context(prepared, config, planned_widths(prepared, config), progress)
     return subnetworks(context, config.importance, count)

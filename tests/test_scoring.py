@@ -22,8 +22,9 @@ from test_cli import Ran, failed, oamip
 import oamip_onnx
 from oamip_onnx.budget import paper_threshold, widths_above
 from oamip_onnx.channels import ChannelAnalysis, ChannelGroup, select_units
-from oamip_onnx.config import make_config
+from oamip_onnx.config import PruneConfig, make_config
 from oamip_onnx.errors import MissingExtraError, UsageError
+from oamip_onnx.formulation import JointOptions, build_network, joint_program
 from oamip_onnx.importance import Scores
 from oamip_onnx.masking import MaskedSession
 from oamip_onnx.model import load_model
@@ -31,6 +32,7 @@ from oamip_onnx.preparation import Prepared, prepare
 from oamip_onnx.report import require_plots
 from oamip_onnx.runtime import Session
 from oamip_onnx.scoring import score, widths_for
+from oamip_onnx.solvers import ConicSolver
 from oamip_onnx.tasks import cluster
 
 FloatArray = npt.NDArray[np.float64]
@@ -772,3 +774,80 @@ def test_report_carries_the_certificates(work: Path) -> None:
 def test_unknown_form_of_a_program_is_refused() -> None:
     with pytest.raises(UsageError, match="'form' does not take 'respons'"):
         make_config({"form": "respons"})
+
+
+def test_a_preset_ranks_over_a_file_and_under_the_command_line(work: Path) -> None:
+    assert oamip(*PRUNE, "--importance", "magnitude", "--save-config", "saved.toml", cwd=work).code == 0
+    report = found(oamip(*PRUNE, "--config", "saved.toml", "--preset", "paper", "--json", "-", cwd=work))
+    assert report["importance"] == "oamip (shift)"
+    assert report["config"]["target"] == "threshold=auto"
+    plain = make_config(PruneConfig().model_dump(), {"preset": "paper"})
+    assert (plain.form, plain.images) == ("shift", 10)
+    assert PruneConfig(preset="paper", images=6) == make_config({"preset": "paper", "images": 6})
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"form": "response", "anchor": 0.5}, "anchor"),
+        ({"form": "gate", "reweightings": 2}, "reweightings"),
+        ({"preset": "paper", "reweightings": 2}, "reweightings"),
+        ({"form": "shift", "tighten_seconds": 1.0}, "tighten_seconds"),
+        ({"form": "layerwise", "certificates": True}, "certificates"),
+    ],
+)
+def test_a_setting_that_the_form_does_not_read_is_refused(settings: dict[str, Any], named: str) -> None:
+    proto = dense()
+    with pytest.raises(UsageError, match=f"setting '{named}' has no effect"):
+        oamip_onnx.prune(proto, {"x": samples_of(proto, 20)}, bench=False, **settings)
+
+
+@pytest.mark.parametrize("form", ["response", "layerwise", "shift", "gate"])
+def test_a_fixed_batch_takes_any_number_of_images(form: str) -> None:
+    proto = dense()
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 16
+    proto.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 16
+    data = {"x": samples_of(proto, 64)}
+    result = oamip_onnx.prune(proto, data, form=form, images=5, round_to=1, bench=False, cache=False)
+    assert result.report.verification.passed
+
+
+def test_a_branch_that_vanishes_is_scored_to_the_end() -> None:
+    b = image(seed=5)
+    x = b.add("Relu", b.conv("x", 3, 6))
+    y = b.conv(b.add("Relu", b.conv(x, 6, 8)), 8, 6)
+    proto = b.finish(b.gemm(b.add("Flatten", b.add("Add", x, y)), 384, 4))
+    data = {"x": np.random.default_rng(0).normal(size=(40, 3, 8, 8)).astype(np.float32)}
+    result = oamip_onnx.prune(proto, data, form="response", target="ratio=0.95", round_to=1, bench=False, cache=False)
+    assert 0 in [group.after for group in result.report.groups]
+
+
+def test_a_named_engine_keeps_binaries_where_it_can() -> None:
+    proto = dense()
+    settings: dict[str, Any] = {"form": "gate", "images": 2, "binary_scores": True, "cache": False, "bench": False}
+    relaxed = oamip_onnx.prune(proto, {"x": samples_of(proto, 20)}, solver="clarabel", **settings)
+    assert "relaxed" in relaxed.report.solver[0].advice
+    exact = oamip_onnx.prune(proto, {"x": samples_of(proto, 20)}, solver="scip", **settings)
+    assert exact.report.solver[0].engine.startswith("SCIP")
+
+
+def test_the_gate_forms_certificate_bounds_every_subset() -> None:
+    """On the program's images no subset of the widths reaches a loss below the bound: all of them are tried."""
+    subject = analysed(dense())
+    network = build_network(subject.model, subject.analysis, subject.model.output_names[0])
+    widths = tuple(max(1, group.width // 2) for group in subject.analysis.groups)
+    feeds = {"x": samples_of(dense(), 4)}
+    labels = network.forward(feeds)[network.logits].argmax(axis=1)
+    joint = joint_program(network, feeds, labels, JointOptions(form="gate", widths=widths, loss_weight=1.0))
+    bound = ConicSolver().solve(joint.program).result.bound
+    assert bound is not None
+    choices = [itertools.combinations(range(g.width), w) for g, w in zip(subject.analysis.groups, widths, strict=True)]
+    losses = []
+    for chosen in itertools.product(*choices):
+        mask = np.zeros(subject.analysis.unit_count)
+        for group, units in zip(subject.analysis.groups, chosen, strict=True):
+            mask[group.first_unit + np.array(units)] = 1.0
+        losses.append(joint.program.objective(joint.point(mask)))
+    assert bound <= min(losses) + 1e-6
+    assert joint.program.start is not None
+    assert max(joint.program.violations(joint.program.start).values()) < 1e-6

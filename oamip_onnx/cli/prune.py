@@ -52,8 +52,9 @@ def prune(
     """Write a narrower, verified, measured model."""
     settings = make_config(
         read_config(config) if config else {},
-        parse_settings(more or ()),
-        options.given(
+        # One layer: a preset yields to whatever else the command line says.
+        parse_settings(more or ())
+        | options.given(
             target=target,
             importance=importance,
             preset=preset,

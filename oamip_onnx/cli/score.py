@@ -57,8 +57,9 @@ def score(
 ) -> None:
     """Rank the units of every group for a target."""
     config = make_config(
-        parse_settings(more or ()),
-        options.given(
+        # One layer: a preset yields to whatever else the command line says.
+        parse_settings(more or ())
+        | options.given(
             target=target,
             importance=importance,
             preset=preset,
@@ -80,6 +81,7 @@ def score(
         require_plots()
         if out.suffix == ".svg":
             raise UsageError(f"The plot is written beside the front as .svg; give --out the name {out.stem}.json.")
+        check_writable(out.with_suffix(".svg"))
     with progress() as report:
         prepared = prepare(model, data, config, labels=labels, random_data=bool(random_data))
         if points is not None:

@@ -69,7 +69,7 @@ def relu_shift(rows: SampleRows, layer: Relu, inputs: Sequence[Expression]) -> E
     if rows.inactive_rows:
         off = np.flatnonzero(rows.depends(tensor) & ~live)
         rows.add("relu off: L ≤ a ≤ 0", before.pick(off), rows.lower(tensor)[off], 0.0)
-    _trust_region(rows, tensor, before, np.flatnonzero(live))
+    _trust_region(rows, tensor, before, np.flatnonzero(rows.depends(tensor)))
     lower = rows.lower(tensor)[open_]
     if rows.trust_region:
         lower = lower - upper[open_]

@@ -43,11 +43,6 @@ class Expression:
         """Return the expression of the chosen cells."""
         return Expression(self.matrix[cells], self.constant[cells])
 
-    def times(self, factors: npt.ArrayLike) -> "Expression":
-        """Return the expression with every cell multiplied by its factor."""
-        scale = np.broadcast_to(np.asarray(factors, np.float64), self.constant.shape)
-        return Expression(sparse.csr_array(sparse.diags_array(scale) @ self.matrix), scale * self.constant)
-
     def shifted(self, offset: npt.ArrayLike) -> "Expression":
         """Return the expression with a constant added to every cell."""
         return Expression(self.matrix, self.constant + np.asarray(offset, np.float64))

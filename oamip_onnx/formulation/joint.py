@@ -130,7 +130,7 @@ def joint_program(
         min λ/n Σ_i [T_i - q_{i,y_i}] + Σ_l mean_{g∈l} s_g,    T_i ≥ log Σ_c exp q_ic
 
     or with another loss or sparsity term, over the rows of the form. `Program.start` is the original network, every
-    score at 1, unless a budget or widths cut it off.
+    score at 1; with planned widths in the gate form it is a mask; with a budget there is none.
 
     Parameters
     ----------
@@ -178,9 +178,24 @@ def joint_program(
     open_count = sum(part.cells.size for part in rows.variables if part.kind == STATES)
     builder.notes += _notes(network, table, open_count, shrunk=bounds.lower is bounds.upper)
     joint = JointProgram(builder.build(), network, feeds, options, bounds, tuple(rows.variables), open_count)
-    if options.budget is not None or options.widths is not None:
-        return joint
-    return replace(joint, program=replace(joint.program, start=joint.point(np.ones(network.unit_count))))
+    start = _start(joint)
+    return joint if start is None else replace(joint, program=replace(joint.program, start=start))
+
+
+def _start(joint: JointProgram) -> FloatArray | None:
+    """Return a point of the program: the original, or with planned widths in the gate form a mask; None elsewhere.
+
+    Any mask of the widths is a point of the gate form; the first units stand for all.
+    """
+    options, owner = joint.options, joint.network.group_of_unit
+    if options.budget is not None:
+        return None
+    if options.widths is None:
+        return joint.point(np.ones(owner.size))
+    if options.form != "gate" or options.anchor is not None:
+        return None
+    place = np.arange(owner.size) - np.searchsorted(owner, owner)
+    return joint.point((place < np.asarray(options.widths)[owner]).astype(np.float64))
 
 
 def joint_bounds(network: Network, feeds: Feeds, values: Mapping[str, FloatArray], options: JointOptions) -> Bounds:

@@ -191,13 +191,11 @@ def add_largest_means(
     builder.cost(np.arange(groups) + excess.start, 1.0)
 
 
-def add_budget(
-    builder: ProgramBuilder, scores: VariableBlock, costs: FloatArray, limit: float, *, equal: bool = False
-) -> None:
-    """Add the budget row ``Σ_g cost_g s_g ≤ limit``, or ``= limit`` if `equal`."""
+def add_budget(builder: ProgramBuilder, scores: VariableBlock, costs: FloatArray, limit: float) -> None:
+    """Add the budget row ``Σ_g cost_g s_g ≤ limit``."""
     columns = np.arange(scores.size) + scores.start
     matrix = sparse.coo_array((costs, (np.zeros(scores.size, np.int64), columns)), shape=(1, builder.width))
-    builder.rows("budget", sparse.csr_array(matrix), limit if equal else -np.inf, limit)
+    builder.rows("budget", sparse.csr_array(matrix), -np.inf, limit)
 
 
 def add_group_widths(

@@ -3,7 +3,7 @@
 import numpy as np
 
 from oamip_onnx.channels import BoolArray
-from oamip_onnx.importance.measuring import Responses, measure
+from oamip_onnx.importance.measuring import Measured, Responses, measure
 from oamip_onnx.importance.protocol import ImportanceContext
 from oamip_onnx.importance.scores import FloatArray
 from oamip_onnx.importance.solving import scored
@@ -12,33 +12,45 @@ from oamip_onnx.solvers import SolverResult
 # The first exchange may move this share of the units that are alive or gone, whichever are fewer; in both directions.
 _FIRST_RADIUS = 0.25
 
+# A swap moves two units.
+_SWAP = 2.0
+
 # Swaps that are tried one by one behind the best prefix of those that a program proposes.
 _SINGLE_SWAPS = 24
 
 
 def exchanges(
     context: ImportanceContext, responses: Responses, alive: BoolArray, solves: list[SolverResult]
-) -> tuple[BoolArray, int]:
-    """Return the subset of the same widths after exchanges that lower the measured loss, and how many there were."""
+) -> tuple[BoolArray, int, Measured | None]:
+    """Exchange units as long as the measured loss falls.
+
+    Returns
+    -------
+    alive
+        The subset of the same widths, shape (units,).
+    exchanged
+        How many exchanges there were.
+    measured
+        The responses around that subset, where the last exchange has measured them in vain.
+    """
     movable = 2 * min(int(alive.sum()), int((~alive).sum()))
     if not movable:
-        return alive, 0
+        return alive, 0, None
     widths = context.planned("response")
-    radius = max(_FIRST_RADIUS * movable, 2.0)
+    radius = max(_FIRST_RADIUS * movable, _SWAP)
     every = np.arange(context.analysis.unit_count)
     for number in range(context.oamip.exchanges):
         task = f"response exchange {number + 1}/{context.oamip.exchanges}"
         measured = measure(context, responses, alive, every, task)
         better = alive
-        while radius >= 1 and better is alive:
-            # A swap moves two units.
-            s, _ = scored(context, responses, measured, widths, task, solves, exchange=max(radius, 2.0))
-            better = _accepted(responses, alive, _swaps(context, alive, s), max(int(radius / 2), 1))
+        while radius >= _SWAP and better is alive:
+            s, _ = scored(context, responses, measured, widths, task, solves, exchange=radius)
+            better = _accepted(responses, alive, _swaps(context, alive, s), int(radius / _SWAP))
             radius = radius / 2 if better is alive else radius
         if better is alive:
-            return alive, number
+            return alive, number, measured
         alive = better
-    return alive, context.oamip.exchanges
+    return alive, context.oamip.exchanges, None
 
 
 def _swaps(context: ImportanceContext, alive: BoolArray, s: FloatArray) -> list[tuple[int, int]]:

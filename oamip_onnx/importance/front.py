@@ -26,7 +26,7 @@ _LEAST_WEIGHT, _LARGEST_WEIGHT = 0.03, 3000.0
 # Draws of images that are tried for each further subnetwork before there are said to be no more.
 _DRAWS = 3
 
-# Where all samples enter a program, draws differ in which of them are left out.
+# Draws differ in which samples are left out, whether a program takes all of the others or chooses among them.
 _DRAWN_SHARE = 0.7
 
 
@@ -45,7 +45,7 @@ class FrontPoint:
     program_loss
         The loss that the programs expect at their fractional scores, less the original's; the mean over programs.
     measured_loss
-        The loss of the masked model with `kept`, towards the original on the same samples.
+        The loss of the masked model with `kept`, towards the original, on as many samples as the response form takes.
     """
 
     loss_weight: float
@@ -147,8 +147,7 @@ def subnetworks(context: ImportanceContext, criterion: str, count: int) -> list[
 def _drawn(context: ImportanceContext, seed: int) -> ImportanceContext:
     """Return the context with another draw of the samples."""
     samples = context.samples
-    images = context.oamip.images or IMAGES
-    share = samples.count if images < samples.count else max(1, round(_DRAWN_SHARE * samples.count))
+    share = max(1, round(_DRAWN_SHARE * samples.count))
     rows = np.sort(np.random.default_rng(seed).permutation(samples.count)[:share])
     return replace(context, samples=samples.take(rows), seed=seed)
 

@@ -70,21 +70,23 @@ def joint_scores(context: ImportanceContext, options: JointOptions | None = None
     """
     settings = context.oamip
     rows, targets, notes = _images(context)
-    samples = context.samples.take(rows)
+    # No session runs on these samples, so that a fixed batch need not be filled.
+    samples = {name: values[rows] for name, values in context.samples.feeds.items()}
     network = build_network(context.model, context.analysis, context.logits)
     options = options or _options(context, settings)
     if targets.ndim == 2:
         options = replace(options, loss="squared-error")
     classes = np.asarray(targets if targets.ndim == 1 else np.zeros(len(targets)), np.int64)
     parts = by_class(classes, settings.by_class)
+    fed = [{name: values[part] for name, values in samples.items()} for part in parts]
+    bounds = [_bounds(context, network, feeds, options) for feeds in fed]
     results: list[SolverResult] = []
     for step in range(settings.reweightings + 1):
         context.report(f"{options.form} form", step / (settings.reweightings + 1))
-        joints = []
-        for part in parts:
-            feeds = {name: values[part] for name, values in samples.feeds.items()}
-            bounds = _bounds(context, network, feeds, options)
-            joints.append(joint_program(network, feeds, targets[part], options, bounds))
+        joints = [
+            joint_program(network, feeds, targets[part], options, own)
+            for part, feeds, own in zip(parts, fed, bounds, strict=True)
+        ]
         solutions = context.solve([joint.program for joint in joints])
         results += [solution.result for solution in solutions]
         found = [
@@ -94,8 +96,10 @@ def joint_scores(context: ImportanceContext, options: JointOptions | None = None
         scores = combined(found, settings.by_class)
         options = replace(options, weights=_reweighted(scores))
     certificates = _certificates(context, joints, solutions, scores)
-    notes = [*notes, *_program_notes(samples.count, joints, context)]
-    expected = mean_expected_loss([joint.program for joint in joints], solutions, options.loss_weight)
+    notes = [*notes, *_program_notes(len(rows), joints, context)]
+    expected = None
+    if options.widths is None:
+        expected = mean_expected_loss([joint.program for joint in joints], solutions, options.loss_weight)
     return Scores(scores, "oamip", options.form, tuple(results), tuple(notes), certificates, expected)
 
 
@@ -167,9 +171,11 @@ def _options(context: ImportanceContext, settings: OamipSettings) -> JointOption
     if settings.form == "gate" and context.widths is not None:
         # The planned widths take the place of the sparsity term: a budget row stops scores from shrinking evenly.
         binary = _binary_scores(context)
-        return JointOptions(form="gate", loss_weight=1.0, widths=context.widths, binary_scores=binary)
+        return JointOptions(
+            form="gate", loss_weight=1.0, widths=context.widths, binary_scores=binary, anchor=settings.anchor
+        )
     if settings.paper and settings.form == "shift":
-        return authors_options(context)
+        return replace(authors_options(context), anchor=settings.anchor, binary_scores=_binary_scores(context))
     form: JointForm = "gate" if settings.form == "gate" else "shift"
     binary = _binary_scores(context)
     return JointOptions(form=form, loss_weight=settings.loss_weight, anchor=settings.anchor, binary_scores=binary)
@@ -206,8 +212,6 @@ def _images(context: ImportanceContext) -> tuple[IntArray, IntArray | FloatArray
         rows = candidates[hardest_rows(labels[candidates], own, count)]
     else:
         rows = candidates[balanced_rows(labels[candidates], count, context.seed)]
-    if context.samples.run_size:
-        rows = rows[: len(rows) // context.samples.run_size * context.samples.run_size]
     return rows, labels[rows], _image_notes(values.shape[1], labels, predicted, rows)
 
 

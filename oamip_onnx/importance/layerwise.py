@@ -102,7 +102,9 @@ def layerwise_scores(context: ImportanceContext) -> Scores:
         f"Layer-wise form: {samples.count} samples, {len(programs)} programs for {len(layers)} groups, "
         f"{settings.head} head, at most {_POSITIONS[settings.head]} positions an axis."
     )
-    expected = mean_expected_loss(programs, solutions, settings.loss_weight)
+    expected = None
+    if context.widths is None:
+        expected = mean_expected_loss(programs, solutions, settings.loss_weight)
     return Scores(values, "oamip", "layerwise", tuple(s.result for s in solutions), (note,), expected_loss=expected)
 
 

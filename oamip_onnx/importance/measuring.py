@@ -39,11 +39,16 @@ class Responses:
 
     def around(self, alive: BoolArray, units: npt.NDArray[np.intp]) -> Iterator[FloatArray]:
         """Yield for each unit the outputs with that unit on the other side, removed or back, as `__call__` does."""
-        prefixes = [self._masked.prefix(feeds, alive) for feeds in self._samples.batches(2 * BATCH_SIZE)]
+        prefixes: list[dict[str, Array]] = []
+        last = -1
         for unit in units:
+            group = int(self._group_of_unit[unit])
+            if group != last:
+                # One group's at a time: those of all layers together may be gigabytes.
+                batches = self._samples.batches(2 * BATCH_SIZE)
+                prefixes, last = [self._masked.prefix(group, feeds, alive) for feeds in batches], group
             other = alive.copy()
             other[unit] = not alive[unit]
-            group = int(self._group_of_unit[unit])
             yield self.loss.read(_joined([self._masked.run(group, prefix, other) for prefix in prefixes]))
 
     def _outputs(self, alive: BoolArray) -> Array:
@@ -104,10 +109,14 @@ def measure(
 def select_samples(context: ImportanceContext, count: int) -> Samples:
     """Return the samples of a program, balanced by the class that the original predicts."""
     samples = context.samples
+    step = samples.run_size or 1
+    count = -(-count // step) * step  # whole runs
     if count >= samples.count:
         return samples
     values = context.outputs
-    classes = values.argmax(axis=1) if values.ndim == 2 else np.zeros(len(values), dtype=np.int64)
+    # A model that runs each sample alone may have its own number of rows at the output.
+    by_class = values.ndim == 2 and len(values) == samples.count
+    classes = values.argmax(axis=1) if by_class else np.zeros(samples.count, dtype=np.int64)
     return samples.take(balanced_rows(classes.astype(np.int64), count, context.seed))
 
 
@@ -123,5 +132,5 @@ def check_size(context: ImportanceContext, responses: Responses) -> None:
     if coefficients > _LARGEST_PROGRAM:
         raise SolverError(
             f"The response form needs {coefficients:,} responses of {context.analysis.unit_count:,} units, "
-            f"more than the solver takes ({_LARGEST_PROGRAM:,}); use fewer --images, or --form layerwise."
+            f"more than the solver takes ({_LARGEST_PROGRAM:,}); use --set images= with fewer, or --set form=layerwise."
         )

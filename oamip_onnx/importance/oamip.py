@@ -50,12 +50,34 @@ def oamip(context: ImportanceContext) -> Scores:
     UnsupportedOperatorError, SolverError
         As the form does.
     """
-    if context.oamip.form == "auto":
-        return _choose(context)
     form = context.oamip.form
+    _check_settings(context)
+    if form == "auto":
+        return _choose(context)
     if form not in FORMS:
         raise UsageError(f"OAMIP has no form {form!r}{closest(form, FORMS)}; known: auto, {', '.join(FORMS)}.")
     return FORMS[form](context)
+
+
+def _check_settings(context: ImportanceContext) -> None:
+    """Raise if a setting is given that the form does not read."""
+    settings, form = context.oamip, context.oamip.form
+    joint = form in {"shift", "gate"}
+    # Planned widths and the authors' sum of layer means leave no term to weight.
+    weighted = (form == "shift" and not settings.paper) or (form == "gate" and context.widths is None)
+    reads = {
+        "anchor": joint or settings.anchor is None,
+        "binary_scores": joint or not settings.binary_scores,
+        "reweightings": weighted or not settings.reweightings,
+        "tighten_seconds": form == "gate" or not settings.tighten_seconds,
+        "certificates": form in {"auto", "response"} or not settings.certificates,
+    }
+    for name, is_read in reads.items():
+        if not is_read:
+            raise UsageError(
+                f"The setting {name!r} has no effect on the form {form!r} with this target and preset; leave it out, "
+                "or see the page on the method for the forms that read it."
+            )
 
 
 def _choose(context: ImportanceContext) -> Scores:
@@ -106,7 +128,7 @@ def _estimate(context: ImportanceContext) -> tuple[float, int]:
     one_pass = time.perf_counter() - began
     # The passes and coefficients of later rounds are at most those of the first.
     units = context.analysis.unit_count
-    steps = context.oamip.rounds + context.oamip.exchanges
+    steps = context.oamip.rounds + context.oamip.exchanges + 1  # and the certificate
     return steps * units * (one_pass + numbers * _SECONDS_PER_COEFFICIENT), units * numbers
 
 

@@ -18,7 +18,7 @@ from oamip_onnx.importance.certificates import (
     quadratic_value,
 )
 from oamip_onnx.importance.exchange import exchanges
-from oamip_onnx.importance.measuring import IMAGES, Responses, check_size, measure, select_samples
+from oamip_onnx.importance.measuring import IMAGES, Measured, Responses, check_size, measure, select_samples
 from oamip_onnx.importance.protocol import ImportanceContext
 from oamip_onnx.importance.scores import FloatArray, Scores
 from oamip_onnx.importance.solving import scored
@@ -26,7 +26,7 @@ from oamip_onnx.solvers import SolverResult
 
 
 def response_scores(context: ImportanceContext) -> Scores:
-    """Return one score a unit in [0, 1]: units that stay are above 1/2, and those that went earlier rank lower.
+    """Return one score a unit in [0, 1]: units that stay are at 2/3 or above, and those that went earlier rank lower.
 
     Raises
     ------
@@ -41,25 +41,30 @@ def response_scores(context: ImportanceContext) -> Scores:
     solves: list[SolverResult] = []
     alive, values = _rounds(context, responses, solves)
     loss = responses.loss(responses(alive))
-    alive, exchanged = exchanges(context, responses, alive, solves)
-    certificates = _certificates(context, responses, alive, solves)
+    alive, exchanged, measured = exchanges(context, responses, alive, solves)
+    certificates = _certificates(context, responses, alive, measured, solves)
     kind = "cross-entropy" if responses.loss.classifies else "relative squared error"
     size = f"{samples.count} samples, {context.oamip.rounds} rounds, {exchanged} exchanges"
     note = (
         f"Response form: {size}; on these samples the masked model's {kind} to the original is "
         f"{responses.loss(responses(alive)):.4f}, after the rounds alone {loss:.4f}."
     )
-    return Scores((alive + values) / 2, "oamip", "response", tuple(solves), (note,), certificates)
+    return Scores((2 * alive + values) / 3, "oamip", "response", tuple(solves), (note,), certificates)
 
 
 def _certificates(
-    context: ImportanceContext, responses: Responses, alive: BoolArray, solves: list[SolverResult]
+    context: ImportanceContext,
+    responses: Responses,
+    alive: BoolArray,
+    measured: Measured | None,
+    solves: list[SolverResult],
 ) -> tuple[Certificate, ...]:
     """Return what the program proves about the chosen subset, and, where asked for, the quadratic certificates."""
     found: list[Certificate] = []
     if context.oamip.exchanges and context.oamip.by_class == "none":
-        every = np.arange(context.analysis.unit_count)
-        measured = measure(context, responses, alive, every, "response certificate")
+        if measured is None:
+            every = np.arange(context.analysis.unit_count)
+            measured = measure(context, responses, alive, every, "response certificate")
         scored(context, responses, measured, context.planned("response"), "response certificate", solves)
         statement = (
             "With the responses measured around the chosen subset, no subset of these widths has a loss below the "
@@ -94,8 +99,8 @@ def _quadratic(
         solves.append(solution.result)
         value = quadratic_value(shaped[group.name], targets, ~alive[group.units])
         statement = (
-            "To second order around the original, and with the other groups untouched, no choice of as many units of "
-            "this group costs less than the bound."
+            "In the quadratic model of the loss around the original, which adds responses up, and with the other "
+            "groups untouched, no choice of as many units of this group costs less than the bound."
         )
         found.append(certificate(group.name, statement, value, solution.result))
     return found
@@ -122,6 +127,8 @@ def _rounds(
     for number in range(1, rounds + 1):
         widths = [_round_width(group, width, number / rounds) for group, width in planned]
         task = f"response round {number}/{rounds}"
+        if not alive.any():
+            break
         measured = measure(context, responses, alive, np.flatnonzero(alive), task)
         s, _ = scored(context, responses, measured, widths, task, solves)
         values[alive] = (number - 1 + s[alive]) / rounds
@@ -131,7 +138,11 @@ def _rounds(
 
 
 def _round_width(group: ChannelGroup, planned: int, progress: float) -> int:
-    """Return how many units a group keeps when this share of the rounds is done, the same share a round."""
-    width = group.width * (planned / group.width) ** progress
+    """Return how many units a group keeps when this share of the rounds is done.
+
+    The same share of what is left goes in every round; of a group that vanishes, the same number of units.
+    """
+    share = (planned / group.width) ** progress if planned else 1.0 - progress
+    width = group.width * share
     step = group.block_count
     return int(min(max(round(width / step) * step, planned), group.width))

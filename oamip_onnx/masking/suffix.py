@@ -57,10 +57,21 @@ class MaskedSuffixes:
         """Return the output with the units masked."""
         return self._full.run({**feeds, MASK_INPUT: np.asarray(alive, np.float32)}, [self._output])[self._output]
 
-    def prefix(self, feeds: Mapping[str, Array], alive: npt.ArrayLike) -> dict[str, Array]:
-        """Return the output and what the parts behind the groups read, with the units masked; feeds included."""
+    def prefix(self, group: int, feeds: Mapping[str, Array], alive: npt.ArrayLike) -> dict[str, Array]:
+        """Return what the part behind a group reads with the units masked, feeds included.
+
+        Parameters
+        ----------
+        group
+            Position of the group in the analysis.
+        feeds
+            The model's inputs.
+        alive
+            The mask, shape (units,).
+        """
+        wanted = [name for name in self._parts[group].frontier if name not in feeds]
         given = {**feeds, MASK_INPUT: np.asarray(alive, np.float32)}
-        return {**feeds, **self._full.run(given)}
+        return {**feeds, **(self._full.run(given, wanted) if wanted else {})}
 
     def run(self, group: int, prefix: Mapping[str, Array], alive: BoolArray) -> Array:
         """Return the output with another mask that differs from the prefix's in units of that group alone.
@@ -70,7 +81,7 @@ class MaskedSuffixes:
         group
             Position of the group in the analysis.
         prefix
-            What `prefix` has returned.
+            What `prefix` has returned for the group.
         alive
             The mask, shape (units,).
         """

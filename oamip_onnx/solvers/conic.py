@@ -26,6 +26,9 @@ _INACCURATE = {"reduced_tol_gap_abs": 1e-3, "reduced_tol_gap_rel": 1e-3, "reduce
 # Above this number of coefficients SCS takes minutes where CLARABEL has failed, and rarely ends with a solution.
 _LARGEST_FOR_SCS = 1_000_000
 
+# A dual objective may lie above the primal one by this much, relative to it.
+_DUAL_TOLERANCE = 1e-4
+
 # An inaccurate solution may violate rows by this much, relative to the size of what they bound.
 _LARGEST_RESIDUAL = 1e-2
 
@@ -62,9 +65,9 @@ class ConicSolver:
     def _takes_binaries(self) -> bool:
         if not self.integer or self.engine is None:
             return False
-        import cvxpy as cp  # noqa: PLC0415 - takes 0.9 s to import
+        from cvxpy.reductions.solvers.defines import MI_SOLVERS  # noqa: PLC0415 - takes 0.9 s to import
 
-        return self.engine.upper() in cp.settings.MI_SOLVERS
+        return self.engine.upper() in MI_SOLVERS
 
     def solve(self, program: Program) -> Solution:
         """Return the optimum of the convex relaxation, or of the program itself where binaries are kept.
@@ -272,7 +275,11 @@ def _record(
     if relaxed:
         advice.append(f"{relaxed} binaries were relaxed; SCIP solves them exactly if they are few.")
     value = program.objective(x)
-    # A dual point of an inaccurate solution is hardly feasible and proves nothing.
-    proven = None if bound is None or status is not SolverStatus.OPTIMAL else min(bound, value)
+    # A dual point of an inaccurate solution is hardly feasible and proves nothing; one above the value by more than the
+    # engine's tolerance is none.
+    usable = (
+        bound is not None and status is SolverStatus.OPTIMAL and bound <= value + _DUAL_TOLERANCE * max(1, abs(value))
+    )
+    proven = min(bound, value) if bound is not None and usable else None
     gap = None if proven is None else (value - proven) / max(abs(value), 1e-9)
     return SolverResult(program.task, engine, status, value, proven, gap, 0, seconds, " ".join(advice))

@@ -78,8 +78,8 @@ class IntegerSolver:
             cuts = TangentCuts(model, variables, program.exponentials)
             cuts.seed(points)
             include_handler(cuts)
-        if start is not None:
-            _add_start(model, variables, residuals, program, start)
+        for point in _distinct(program.start, start):
+            _add_start(model, variables, residuals, program, point)
         include_watch(model, self.nodes)
         model.optimize()
         status = str(model.getStatus())
@@ -157,8 +157,17 @@ def _add_squares(model: Any, variables: list[Any], program: Program, quicksum: A
     return [*residuals, total]
 
 
+def _distinct(*points: FloatArray | None) -> list[FloatArray]:
+    """Return the points that are there, each once."""
+    found: list[FloatArray] = []
+    for point in points:
+        if point is not None and not any(point is other for other in found):
+            found.append(point)
+    return found
+
+
 def _improved(program: Program) -> FloatArray | None:
-    """Return the start, or, where that is better, the optimum of the convex program with its binaries."""
+    """Return the start, or, with many binaries and where it is better, the convex optimum at its binaries."""
     if program.start is None or program.binary_count <= _FEW:
         return program.start
     blocks = []
@@ -202,14 +211,17 @@ def _add_start(model: Any, variables: list[Any], residuals: list[Any], program: 
 def _record(
     program: Program, engine: str, model: Any, x: FloatArray, *, seconds: float, notes: list[str]
 ) -> SolverResult:
-    value, bound = program.objective(x), float(model.getDualbound())
-    gap = max(value - bound, 0.0) / max(abs(value), 1e-9)
+    value, found = program.objective(x), float(model.getDualbound())
+    # A search that ends before its first relaxation is solved has proven nothing.
+    bound = None if abs(found) >= float(model.infinity()) else found
+    gap = None if bound is None else max(value - bound, 0.0) / max(abs(value), 1e-9)
     ended = str(model.getStatus())
     optimal = ended in {"optimal", "gaplimit"}
     advice = list(notes)
     if not optimal:
         what = {"nodelimit": "the node limit", "timelimit": "the time limit"}.get(ended, f"the status {ended!r}")
-        advice.append(f"The search ended at {what} with a gap of {gap:.1%}; raise it, or relax the states.")
+        proven = "without a bound" if gap is None else f"with a gap of {gap:.1%}"
+        advice.append(f"The search ended at {what} {proven}; raise it, or relax the states.")
     status = SolverStatus.OPTIMAL if optimal else SolverStatus.LIMIT
     return SolverResult(
         program.task, engine, status, value, bound, gap, int(model.getNTotalNodes()), seconds, " ".join(advice)

@@ -18,13 +18,13 @@ class SolverOptions:
     threads
         Threads of the engine.
     nodes
-        Most branch-and-bound nodes; the limit that makes results repeat.
+        Most branch-and-bound nodes of SCIP; the limit that makes results repeat.
     seconds
-        The fuse of a search with binaries; a solve that it ends says so.
+        The fuse of SCIP's search; a solve that it ends says so.
     gap
-        Relative gap at which a search stops.
+        Relative gap at which SCIP stops.
     seed
-        The engine's seed.
+        SCIP's seed.
     largest_binary
         Programs with more binaries are relaxed, which their record says.
     """
