@@ -4,20 +4,14 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from oamip_onnx.channels import Heads
+from oamip_onnx.choices import PAPER_LOSS_WEIGHT, Decoupling, Form, Head, Importance, Preset, RepairName
 from oamip_onnx.errors import UsageError, closest
-from oamip_onnx.formulation import PAPER_LOSS_WEIGHT
-from oamip_onnx.importance import Decoupling, Head
 from oamip_onnx.model import write_text
-
-Importance = Literal["oamip", "magnitude", "activation", "removal", "random"]
-Preset = Literal["default", "paper"]
-Form = Literal["auto", "response", "layerwise", "shift", "gate"]
-RepairName = Literal["least-squares", "bias", "none"]
 
 
 class PruneConfig(BaseModel):

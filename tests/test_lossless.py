@@ -13,9 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import PLAIN, Analysed, analysed, feeds_for
 
-from oamip_onnx.certify import LosslessResult, find_lossless, kept_units, remove_losslessly, tighten
-from oamip_onnx.certify.relaxation import relax
-from oamip_onnx.certify.solving import Verdict, integer_bound, linear_bound
+from oamip_onnx.certify import LosslessResult, find_lossless, kept_units, remove_losslessly
 from oamip_onnx.channels import analyse
 from oamip_onnx.errors import UnsupportedOperatorError, UsageError
 from oamip_onnx.formulation import Relu, Shift, build_network, interval_bounds
@@ -23,6 +21,9 @@ from oamip_onnx.formulation.bounds import Bounds, box_bounds, score_aware_bounds
 from oamip_onnx.formulation.network import Respond, scores_of
 from oamip_onnx.model import bind_inputs, count_costs, infer_shapes, load_model
 from oamip_onnx.runtime import Session
+from oamip_onnx.tightening import tighten
+from oamip_onnx.tightening.relaxation import relax
+from oamip_onnx.tightening.solving import Verdict, integer_bound, linear_bound
 
 FloatArray = npt.NDArray[np.float64]
 

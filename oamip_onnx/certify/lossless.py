@@ -12,9 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from oamip_onnx.certify.evidence import Evidence
-from oamip_onnx.certify.tightening import LARGEST_RELAXATION, Method, Run, Tightened
-from oamip_onnx.certify.timing import Budget
 from oamip_onnx.certify.units import UnitCells
 from oamip_onnx.channels import BoolArray, ChannelAnalysis, ChannelGroup
 from oamip_onnx.errors import UsageError
@@ -22,6 +19,9 @@ from oamip_onnx.formulation.bounds import box_bounds
 from oamip_onnx.formulation.network import Network
 from oamip_onnx.formulation.program import FloatArray
 from oamip_onnx.model import Model
+from oamip_onnx.tightening.evidence import Evidence
+from oamip_onnx.tightening.tighten import LARGEST_RELAXATION, Method, Run, Tightened
+from oamip_onnx.tightening.timing import Budget
 
 Box = Mapping[str, npt.ArrayLike]
 

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from oamip_onnx.certify.evidence import Evidence, Target
-from oamip_onnx.certify.tightening import Side, any_open
 from oamip_onnx.channels import FIXED, BoolArray, ChannelAnalysis
 from oamip_onnx.formulation.bounds import Bounds
 from oamip_onnx.formulation.network import Network, Relu
 from oamip_onnx.formulation.program import IntArray
 from oamip_onnx.model import Model
+from oamip_onnx.tightening.evidence import Evidence, Target
+from oamip_onnx.tightening.tighten import Side, any_open
 
 # Operators behind which the cells are the same ones in the same order.
 _SAME_CELLS = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})

@@ -18,7 +18,7 @@ from oamip_onnx.formulation.joint import (
 )
 from oamip_onnx.formulation.network import Affine, MaxPool, Network, Relu, Shift
 from oamip_onnx.formulation.operators import BUILDERS
-from oamip_onnx.formulation.options import PAPER_LOSS_WEIGHT, JointForm, JointOptions, LossKind
+from oamip_onnx.formulation.options import JointForm, JointOptions, LossKind
 from oamip_onnx.formulation.program import LinearRows, LogSumExpTerms, Program, SquaredTerms, VariableBlock
 from oamip_onnx.formulation.response import response_program
 from oamip_onnx.formulation.view import Builder, NodeView, Same
@@ -26,7 +26,6 @@ from oamip_onnx.formulation.view import Builder, NodeView, Same
 __all__ = [
     "BUILDERS",
     "GATE_FORM",
-    "PAPER_LOSS_WEIGHT",
     "PAPER_RADIUS",
     "SHIFT_FORM",
     "Affine",

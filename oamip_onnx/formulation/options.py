@@ -7,12 +7,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from oamip_onnx.choices import PAPER_LOSS_WEIGHT
 from oamip_onnx.formulation.bounds import PAPER_RADIUS
 from oamip_onnx.formulation.constraints import Constraint
 from oamip_onnx.formulation.program import FloatArray
-
-# The weight λ of the loss in the paper.
-PAPER_LOSS_WEIGHT = 5.0
 
 # About this many undecided states is what the solvers here can take, binary or relaxed.
 LARGEST_OPEN = 1000

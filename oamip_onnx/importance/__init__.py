@@ -9,7 +9,7 @@ from oamip_onnx.importance.protocol import CRITERIA, Criterion, ImportanceContex
 from oamip_onnx.importance.random_draw import random_draw
 from oamip_onnx.importance.response import response_scores
 from oamip_onnx.importance.scores import Scores
-from oamip_onnx.importance.settings import Decoupling, Head, OamipSettings
+from oamip_onnx.importance.settings import OamipSettings
 from oamip_onnx.importance.single_removal import single_removal
 from oamip_onnx.importance.weights import activation, magnitude
 
@@ -17,9 +17,7 @@ __all__ = [
     "CRITERIA",
     "FORMS",
     "Criterion",
-    "Decoupling",
     "FrontPoint",
-    "Head",
     "ImportanceContext",
     "OamipSettings",
     "Progress",

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
-from oamip_onnx.certify.tightening import tighten
 from oamip_onnx.channels import ChannelGroup, select_units
 from oamip_onnx.formulation import (
     Bounds,
@@ -35,6 +34,7 @@ from oamip_onnx.importance.scores import FloatArray, Scores
 from oamip_onnx.importance.settings import OamipSettings
 from oamip_onnx.model import Array, ints_attribute
 from oamip_onnx.solvers import Solution, SolverResult
+from oamip_onnx.tightening import tighten
 
 IntArray = npt.NDArray[np.int64]
 

@@ -1,14 +1,10 @@
 """What a user may choose of OAMIP."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
-from oamip_onnx.formulation import PAPER_LOSS_WEIGHT
+from oamip_onnx.choices import PAPER_LOSS_WEIGHT, Decoupling, Form, Head
 from oamip_onnx.solvers import SolverOptions
 from oamip_onnx.tasks import TaskOptions
-
-Decoupling = Literal["none", "mean", "max"]
-Head = Literal["linear", "hidden", "pooled"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ class OamipSettings:
         Where independent programs run, and whether they are cached.
     """
 
-    form: str = "auto"
+    form: Form = "auto"
     images: int | None = None
     rounds: int = 4
     exchanges: int = 6

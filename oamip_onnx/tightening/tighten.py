@@ -6,13 +6,13 @@ from enum import StrEnum
 
 import numpy as np
 
-from oamip_onnx.certify.evidence import Evidence
-from oamip_onnx.certify.relaxation import Relaxation, relax
-from oamip_onnx.certify.solving import Verdict, integer_bound, linear_bound, margins
-from oamip_onnx.certify.timing import Budget
 from oamip_onnx.formulation.bounds import Bounds, propagated
 from oamip_onnx.formulation.network import BoolArray, Network, Relu
 from oamip_onnx.formulation.program import FloatArray
+from oamip_onnx.tightening.evidence import Evidence
+from oamip_onnx.tightening.relaxation import Relaxation, relax
+from oamip_onnx.tightening.solving import Verdict, integer_bound, linear_bound, margins
+from oamip_onnx.tightening.timing import Budget
 
 # Programs with more coefficients are skipped: one of them takes longer than the usual budget as a whole.
 LARGEST_RELAXATION = 1_000_000

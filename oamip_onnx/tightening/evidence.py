@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from oamip_onnx.certify.timing import Budget
 from oamip_onnx.formulation.bounds import Bounds
-from oamip_onnx.formulation.network import Affine, MaxPool, Network, Relu, Respond, Shift, pooled, scores_of
+from oamip_onnx.formulation.joint import gate_response
+from oamip_onnx.formulation.network import Affine, MaxPool, Network, Relu, pooled
 from oamip_onnx.formulation.program import FloatArray, IntArray
+from oamip_onnx.tightening.timing import Budget
 
 # Inputs of one forward pass, and passes: enough to show nearly every live unit, little beside one linear program.
 _ROWS = 128
@@ -130,7 +131,7 @@ class Evidence:
     ) -> dict[str, FloatArray]:
         self.version += 1
         network = self.network if scores is None else self.network.with_scaled_bias(scores)
-        values = network.forward(points, None if scores is None else _gate(scores))
+        values = network.forward(points, None if scores is None else gate_response(scores))
         for name, found in values.items():
             if name not in self.lowest:
                 self.lowest[name] = np.full((self.boxes, found.shape[1]), np.inf)
@@ -153,14 +154,6 @@ def _shares(generator: np.random.Generator, shape: tuple[int, int, int]) -> Floa
     corner = (uniform < level).astype(np.float64)
     constant = np.clip(level + 0.1 * (uniform - 0.5), 0, 1)
     return np.asarray(np.where(kind == 0, uniform, np.where(kind == 1, corner, constant)))
-
-
-def _gate(scores: FloatArray) -> Respond:
-    def respond(layer: Relu | Shift, before: FloatArray) -> FloatArray:
-        active = np.maximum(before, 0.0) if isinstance(layer, Relu) else before
-        return np.asarray(scores_of(scores, layer.units) * active, np.float64)
-
-    return respond
 
 
 def _gradients(network: Network, values: Mapping[str, FloatArray], targets: Sequence[Target]) -> dict[str, FloatArray]:

@@ -1,0 +1,13 @@
+"""What settings may be, by name: shared by the settings themselves and by what reads them."""
+
+from typing import Literal
+
+Importance = Literal["oamip", "magnitude", "activation", "removal", "random"]
+Preset = Literal["default", "paper"]
+Form = Literal["auto", "response", "layerwise", "shift", "gate"]
+Decoupling = Literal["none", "mean", "max"]
+Head = Literal["linear", "hidden", "pooled"]
+RepairName = Literal["least-squares", "bias", "none"]
+
+# The weight λ of the loss in the paper.
+PAPER_LOSS_WEIGHT = 5.0
