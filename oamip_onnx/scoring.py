@@ -3,22 +3,32 @@
 import math
 from collections.abc import Iterator
 
+import numpy as np
+import onnx
+
 from oamip_onnx.budget import Target, paper_threshold, parse_target, plan_widths, widths_above
+from oamip_onnx.calibration import ActivationStream, Samples
+from oamip_onnx.channels import BoolArray
 from oamip_onnx.config import PruneConfig
 from oamip_onnx.errors import UsageError
 from oamip_onnx.importance import (
     FrontPoint,
     ImportanceContext,
+    Judge,
     OamipSettings,
     Progress,
     Scores,
     Subnetwork,
+    loss_of,
     subnetworks,
     walk,
 )
 from oamip_onnx.importance import score as score_units
+from oamip_onnx.model import Array
 from oamip_onnx.preparation import Prepared, require_groups
+from oamip_onnx.repair import HELD_OUT_SHARE, REPAIRS, RepairContext
 from oamip_onnx.solvers import SolverOptions
+from oamip_onnx.surgery import cut
 from oamip_onnx.tasks import TaskOptions, default_cache
 
 
@@ -153,4 +163,30 @@ def importance_context(
         prepared.logits,
         progress,
         settings,
+        after_repair(prepared, config),
     )
+
+
+def after_repair(prepared: Prepared, config: PruneConfig) -> Judge | None:
+    """Return the loss that a subset has on held-out samples after the repair of a run; None without a repair."""
+    if config.repair == "none":
+        return None
+    _, held_out = prepared.samples.split(HELD_OUT_SHARE)
+    original = _values(prepared, prepared.model.proto, held_out)
+    loss = loss_of(original.shape, original)
+
+    def judge(kept: BoolArray) -> float:
+        narrow = cut(prepared.model, prepared.analysis, kept)
+        context = RepairContext(
+            prepared.model, prepared.analysis, kept, narrow, prepared.samples, prepared.options, config.seed
+        )
+        repaired = REPAIRS[config.repair](context)
+        return loss(loss.read(_values(prepared, repaired.proto, held_out)))
+
+    return judge
+
+
+def _values(prepared: Prepared, proto: onnx.ModelProto, samples: Samples) -> Array:
+    """Return what a model computes of the tensor that losses are taken of."""
+    stream = ActivationStream(proto, [prepared.logits], prepared.options)
+    return np.concatenate([batch[prepared.logits] for batch in stream.batches(samples)])

@@ -262,7 +262,7 @@ def test_layerwise_meets_every_width() -> None:
 def test_auto_says_what_it_chose_and_why() -> None:
     scores = score("oamip", context_of(analysed(classifier())))
     assert scores.form in {"response", "layerwise"}
-    assert any("was chosen" in note for note in scores.notes)
+    assert any("gave the scores" in note for note in scores.notes)
 
 
 def test_layerwise_works_where_no_operator_can_be_encoded() -> None:

@@ -3,9 +3,18 @@
 from oamip_onnx.importance.front import FrontPoint, Subnetwork, subnetworks, walk
 from oamip_onnx.importance.joint import authors_options, joint_scores
 from oamip_onnx.importance.layerwise import layerwise_scores
-from oamip_onnx.importance.logits import find_logits
+from oamip_onnx.importance.logits import find_logits, loss_of
 from oamip_onnx.importance.oamip import FORMS, oamip
-from oamip_onnx.importance.protocol import CRITERIA, Criterion, ImportanceContext, Progress, criterion, score, silent
+from oamip_onnx.importance.protocol import (
+    CRITERIA,
+    Criterion,
+    ImportanceContext,
+    Judge,
+    Progress,
+    criterion,
+    score,
+    silent,
+)
 from oamip_onnx.importance.random_draw import random_draw
 from oamip_onnx.importance.response import response_scores
 from oamip_onnx.importance.scores import Scores
@@ -19,6 +28,7 @@ __all__ = [
     "Criterion",
     "FrontPoint",
     "ImportanceContext",
+    "Judge",
     "OamipSettings",
     "Progress",
     "Scores",
@@ -29,6 +39,7 @@ __all__ = [
     "find_logits",
     "joint_scores",
     "layerwise_scores",
+    "loss_of",
     "magnitude",
     "oamip",
     "random_draw",

@@ -3,7 +3,8 @@
 The response form measures the network itself and chooses best, but needs a forward pass per unit and round, and its
 program grows with units × samples × classes. The layer-wise form needs neither. ``auto`` estimates the response form's
 cost from one measured pass; where it is affordable, both are run and the one with the smaller loss on held-out samples
-is taken; elsewhere the layer-wise form is.
+is taken, after the repair where one follows: units that do well together under masks are not always those that a refit
+makes most of. Elsewhere the layer-wise form is taken.
 """
 
 import time
@@ -17,8 +18,8 @@ from oamip_onnx.errors import UnsupportedOperatorError, UsageError, closest
 from oamip_onnx.importance.joint import joint_scores
 from oamip_onnx.importance.layerwise import layerwise_scores
 from oamip_onnx.importance.measuring import IMAGES, Responses, select_samples
-from oamip_onnx.importance.protocol import Criterion, ImportanceContext, criterion
-from oamip_onnx.importance.response import response_scores
+from oamip_onnx.importance.protocol import Criterion, ImportanceContext, Judge, criterion
+from oamip_onnx.importance.response import response_scores, response_stages
 from oamip_onnx.importance.scores import Scores
 
 FORMS: dict[str, Criterion] = {
@@ -88,26 +89,34 @@ def _choose(context: ImportanceContext) -> Scores:
     try:
         layerwise = layerwise_scores(context)
     except UnsupportedOperatorError as error:
-        return _with_notes(response_scores(context), f"The response form was chosen. {error}")
+        return _with_notes(response_scores(context), f"The response form gave the scores. {error}")
     if not _is_affordable(seconds, coefficients):
         reason = (
-            f"The layer-wise form was chosen: the response form would take about {seconds:.0f} s with "
+            f"The layer-wise form gave the scores: the response form would take about {seconds:.0f} s with "
             f"{coefficients:.1e} coefficients."
         )
         return _with_notes(layerwise, reason)
-    response = response_scores(context)
+    stages = response_stages(context)
+    candidates = [*stages, layerwise] if context.judge else [stages[-1], layerwise]
+    judge, how = _judge(context)
+    widths = context.planned("response")
+    losses = [judge(select_units(context.analysis, widths, candidate.values)) for candidate in candidates]
+    best = int(np.argmin(losses))
+    names = ["the response form", "the layer-wise form"]
+    if len(candidates) == 3:
+        names = ["the response form without exchanges", *names]
+    others = ", ".join(f"that of {names[k]} {losses[k]:.4f}" for k in range(len(names)) if k != best)
+    reason = f"Of the forms, {names[best]} gave the scores: {how} its loss is {losses[best]:.4f}, {others}."
+    return _with_notes(candidates[best], reason)
+
+
+def _judge(context: ImportanceContext) -> tuple[Judge, str]:
+    """Return what the forms are compared by, and how a sentence says it: after the repair, or with masks alone."""
+    if context.judge is not None:
+        return context.judge, "after the repair"
     held_out = _held_out(context)
     measured = Responses(context, held_out)
-    losses = []
-    for candidate in (response, layerwise):
-        kept = select_units(context.analysis, context.planned(candidate.form), candidate.values)
-        losses.append(measured.loss(measured(kept)))
-    chosen, other = (response, layerwise) if losses[0] <= losses[1] else (layerwise, response)
-    reason = (
-        f"The {chosen.form} form was chosen: with masks alone its loss on {held_out.count} samples is "
-        f"{min(losses):.4f}, that of the {other.form} form {max(losses):.4f}."
-    )
-    return _with_notes(chosen, reason)
+    return (lambda kept: measured.loss(measured(kept))), f"with masks alone on {held_out.count} samples"
 
 
 def _is_affordable(seconds: float, coefficients: int) -> bool:

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from oamip_onnx.calibration import ActivationStream, Samples
-from oamip_onnx.channels import ChannelAnalysis
+from oamip_onnx.channels import BoolArray, ChannelAnalysis
 from oamip_onnx.errors import UsageError, closest
 from oamip_onnx.formulation import Program
 from oamip_onnx.importance.scores import Scores
@@ -21,6 +21,9 @@ from oamip_onnx.tasks import TaskData, TaskFunction, TaskOptions, run_tasks
 Progress = Callable[[str, float], None]
 """Called with the stage and the share of it that is done."""
 
+
+Judge = Callable[[BoolArray], float]
+"""Returns the loss of what a subset becomes, for choosing between subsets."""
 
 # Tasks with fewer numbers than this together are done sooner than processes start; the results are the same.
 _WORTH_A_POOL = 3_000_000
@@ -53,6 +56,9 @@ class ImportanceContext:
         Called with the stage and the share of it that is done.
     oamip
         Settings of OAMIP.
+    judge
+        Loss towards the original of what becomes of a subset, shape (units,), after the repair that follows; None where
+        none follows.
     """
 
     model: Model
@@ -64,6 +70,7 @@ class ImportanceContext:
     logits: str
     progress: Progress | None = field(default=None, repr=False)
     oamip: OamipSettings = field(default_factory=OamipSettings)
+    judge: Judge | None = field(default=None, repr=False)
 
     def planned(self, form: str) -> tuple[int, ...]:
         """Return the planned widths for a form that needs them.

@@ -7,6 +7,8 @@ comes back), and the program may move units in both directions within a radius. 
 prefix is kept and single ones behind it, as far as the measured loss falls; so it only falls.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from oamip_onnx.channels import BoolArray, ChannelGroup, select_units
@@ -33,23 +35,42 @@ def response_scores(context: ImportanceContext) -> Scores:
     SolverError
         If a program has no solution, or would be too large.
     """
+    return response_stages(context)[-1]
+
+
+def response_stages(context: ImportanceContext) -> list[Scores]:
+    """Return the scores after the rounds and after the exchanges; one entry where there are no exchanges.
+
+    Raises
+    ------
+    SolverError
+        If a program has no solution, or would be too large.
+    """
     samples = select_samples(context, context.oamip.images or IMAGES)
     responses = Responses(context, samples)
     check_size(context, responses)
     if context.widths is None:
-        return _penalised(context, responses)
+        return [_penalised(context, responses)]
     solves: list[SolverResult] = []
     alive, values = _rounds(context, responses, solves)
-    loss = responses.loss(responses(alive))
+    first = replace(_scores(context, responses, alive, values, 0), solver=tuple(solves))
+    if not context.oamip.exchanges:
+        certificates = _certificates(context, responses, alive, None, solves)
+        return [replace(first, solver=tuple(solves), certificates=certificates)]
     alive, exchanged, measured = exchanges(context, responses, alive, solves)
     certificates = _certificates(context, responses, alive, measured, solves)
+    second = _scores(context, responses, alive, values, exchanged)
+    return [first, replace(second, solver=tuple(solves), certificates=certificates)]
+
+
+def _scores(
+    context: ImportanceContext, responses: Responses, alive: BoolArray, values: FloatArray, exchanged: int
+) -> Scores:
     kind = "cross-entropy" if responses.loss.classifies else "relative squared error"
-    size = f"{samples.count} samples, {context.oamip.rounds} rounds, {exchanged} exchanges"
-    note = (
-        f"Response form: {size}; on these samples the masked model's {kind} to the original is "
-        f"{responses.loss(responses(alive)):.4f}, after the rounds alone {loss:.4f}."
-    )
-    return Scores((2 * alive + values) / 3, "oamip", "response", tuple(solves), (note,), certificates)
+    size = f"{len(responses.loss.targets)} samples, {context.oamip.rounds} rounds, {exchanged} exchanges"
+    loss = responses.loss(responses(alive))
+    note = f"Response form: {size}; on these samples the masked model's {kind} to the original is {loss:.4f}."
+    return Scores((2 * alive + values) / 3, "oamip", "response", notes=(note,))
 
 
 def _certificates(
