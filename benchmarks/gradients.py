@@ -39,6 +39,7 @@ from torch import Tensor
 from torch.nn import functional
 
 FASHION = Path(__file__).resolve().parent.parent / "examples" / "fashion"
+NETWORKS = Path(__file__).resolve().parent / "networks"
 
 FloatArray = npt.NDArray[np.float64]
 Attributes = dict[str, Any]
@@ -242,7 +243,7 @@ OPERATORS: dict[str, Operator] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, nargs="+", default=sorted(FASHION.glob("*.onnx")))
+    parser.add_argument("--models", type=Path, nargs="+", default=sorted(NETWORKS.glob("*.onnx")))
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--quick", action="store_true", help="four samples, as a smoke test")
     args = parser.parse_args()

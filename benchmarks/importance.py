@@ -1,6 +1,6 @@
 """Which units the criteria choose: Fashion-MNIST test accuracy at equal widths, so at equal MACs.
 
-    python benchmarks/importance.py [--models examples/fashion/*.onnx] [--macs 0.7 0.5 0.3 | --keep 0.6 0.5]
+    python benchmarks/importance.py [--models benchmarks/networks/*.onnx] [--macs 0.7 0.5 0.3 | --keep 0.6 0.5]
                                     [--draws 3] [--samples 1000] [--criteria NAME …] [--repair none least-squares]
                                     [--full DIR] [--json importance.json] [--plot importance.svg]
 
@@ -8,8 +8,8 @@ Every criterion scores the same unlabelled images of each draw and keeps the sam
 Accuracies are means ± standard errors over the draws: with masks alone, which is what a criterion is worth, and after
 the least-squares repair. The seconds are those of the criterion alone, on one thread. Criteria:
 
-* `oamip` (the response form, default settings), `oamip-layerwise`, and `oamip-shift` (the authors' program; its scores
-  rank, the widths stay equal);
+* `oamip` (the response form), `oamip-auto` (the default of `prune`: the form that the repair makes most of),
+  `oamip-layerwise`, and `oamip-shift` (the authors' program; its scores rank, the widths stay equal);
 * `removal`, `activation`, `magnitude`, `random`;
 * `onnxsim-l2` and `onnxsim-wanda`, the rules by which onnxsim 0.8 ranks channels: ‖W_g‖ of the weights that produce the
   channel, which is `magnitude` and shares its row, and ‖W_g‖·‖X_g‖ with the activations X_g that flow through it;
@@ -52,6 +52,7 @@ from oamip_onnx.surgery import cut
 from oamip_onnx.verify import run_output
 
 FASHION = Path(__file__).resolve().parent.parent / "examples" / "fashion"
+NETWORKS = Path(__file__).resolve().parent / "networks"
 
 FloatArray = npt.NDArray[np.float64]
 Row = dict[str, Any]
@@ -59,6 +60,7 @@ Row = dict[str, Any]
 # What the criteria of the package are set to.
 SETTINGS: dict[str, dict[str, object]] = {
     "oamip": {"form": "response"},
+    "oamip-auto": {"form": "auto"},
     "oamip-layerwise": {"form": "layerwise"},
     "oamip-shift": {"preset": "paper"},
     "removal": {"importance": "removal"},
@@ -67,7 +69,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "random": {"importance": "random"},
 }
 # The others score the units of a draw once for all widths.
-READ_WIDTHS = ("oamip", "oamip-layerwise")
+READ_WIDTHS = ("oamip", "oamip-auto", "oamip-layerwise")
 GRADIENTS = ("fisher", "taylor")
 SAME_AS = {"onnxsim-l2": "magnitude"}
 AVAILABLE = [*SETTINGS, *SAME_AS, "onnxsim-wanda", *(GRADIENTS if importlib.util.find_spec("torch") else ())]
@@ -323,7 +325,7 @@ def write(rows: Sequence[Row], path: Path | None) -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, nargs="+", default=sorted(FASHION.glob("*.onnx")))
+    parser.add_argument("--models", type=Path, nargs="+", default=sorted(NETWORKS.glob("*.onnx")))
     shares = parser.add_mutually_exclusive_group()
     shares.add_argument("--macs", type=float, nargs="+", default=[0.7, 0.5, 0.3], help="shares of the MACs left")
     shares.add_argument("--keep", type=float, nargs="+", help="shares of the units of every layer that stay")
@@ -340,7 +342,7 @@ def arguments() -> argparse.Namespace:
         args.models, args.macs, args.keep = [FASHION / "lenet5.onnx"], [0.5], None
         args.draws, args.samples = 1, 200
         # The authors' program takes longer than all the others together.
-        args.criteria = [c for c in args.criteria if c != "oamip-shift"]
+        args.criteria = [c for c in args.criteria if c not in {"oamip-shift", "oamip-auto"}]
     args.criteria = list(dict.fromkeys(SAME_AS.get(c, c) for c in args.criteria))
     args.shares = [f"keep={k:g}" for k in args.keep] if args.keep else [f"macs={m:g}" for m in args.macs]
     return args

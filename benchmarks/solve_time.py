@@ -1,6 +1,6 @@
 """How long the programs of OAMIP take on one thread, against the time that each is meant to take.
 
-    python benchmarks/solve_time.py [--runs 3] [--models examples/fashion/*.onnx]
+    python benchmarks/solve_time.py [--runs 3] [--models benchmarks/networks/*.onnx]
                                     [--large MODEL.onnx --large-data random] [--json solve_time.json]
 
 Medians over the runs, with half of every group planned to stay:
@@ -40,6 +40,7 @@ from oamip_onnx.scoring import importance_context, planned_widths
 from oamip_onnx.solvers import Solution, SolverOptions
 
 FASHION = Path(__file__).resolve().parent.parent / "examples" / "fashion"
+NETWORKS = Path(__file__).resolve().parent / "networks"
 DATA = FASHION / "calibration.npz"
 
 # Iterations of the fit.
@@ -274,7 +275,7 @@ def _row(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--models", type=Path, nargs="*", default=sorted(FASHION.glob("*.onnx")))
+    parser.add_argument("--models", type=Path, nargs="*", default=sorted(NETWORKS.glob("*.onnx")))
     parser.add_argument("--large", type=Path, metavar="MODEL", help="a large model for the layer-wise form, one run")
     parser.add_argument("--large-data", default="random", metavar="DATA", help="its samples, or random")
     parser.add_argument("--json", type=Path)
