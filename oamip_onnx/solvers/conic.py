@@ -49,12 +49,15 @@ class ConicSolver:
         Name of a solver, in any case; None for CLARABEL with SCS behind it.
     integer
         Whether binaries are kept, where the engine takes mixed-integer programs.
+    tolerance
+        Relative gap at which CLARABEL stops, for points that need not be optimal; None for its own.
     """
 
     threads: int = 1
     seconds: float = math.inf
     engine: str | None = None
     integer: bool = False
+    tolerance: float | None = None
 
     @property
     def capabilities(self) -> Capability:
@@ -105,6 +108,8 @@ class ConicSolver:
 
     def _engines(self, program: Program) -> list[tuple[str, dict[str, Any]]]:
         clarabel: dict[str, Any] = {"max_threads": self.threads, **_INACCURATE}
+        if self.tolerance is not None:
+            clarabel |= {"tol_gap_abs": self.tolerance, "tol_gap_rel": self.tolerance, "tol_feas": self.tolerance}
         scs: dict[str, Any] = {
             "eps_abs": 1e-5,
             "eps_rel": 1e-5,

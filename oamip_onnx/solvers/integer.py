@@ -23,6 +23,9 @@ from oamip_onnx.solvers.watching import include_watch
 # SCIP may end with these although it has found points.
 _WITHOUT_OPTIMUM = {"unbounded", "inforunbd"}
 
+# A tangent holds wherever it touches, so that the relaxation need not be solved to the end.
+_TANGENT_TOLERANCE = 1e-4
+
 # With no more binaries than this SCIP's own dives find solutions as good as a further convex solve.
 _FEW = 32
 
@@ -96,6 +99,7 @@ class IntegerSolver:
     def _model(self, program: Program) -> tuple[Any, list[Any], list[Any]]:
         """Return SCIP's model, its variables in the program's order, and those of the squared term."""
         from pyscipopt import SCIP_PARAMSETTING, Model, quicksum  # noqa: PLC0415 - loads SCIP's shared library
+        from pyscipopt.scip import Expr, Term  # noqa: PLC0415 - as above
 
         model = Model(program.task)
         model.hideOutput()
@@ -120,12 +124,13 @@ class IntegerSolver:
             for j in range(program.variable_count)
         ]
         model.addObjoffset(program.constant)
+        terms = [Term(variable) for variable in variables]
         for rows in program.rows:
             matrix = rows.matrix
             for i in range(matrix.shape[0]):
                 part = slice(matrix.indptr[i], matrix.indptr[i + 1])
-                terms = zip(matrix.data[part], matrix.indices[part], strict=True)
-                value = quicksum(c * variables[j] for c, j in terms)
+                # Written down as PySCIPOpt stores it: summing products makes an object for each of them.
+                value = Expr({terms[j]: float(c) for c, j in zip(matrix.data[part], matrix.indices[part], strict=True)})
                 _add_row(model, value, rows.lower[i], rows.upper[i])
         residuals = [] if program.squared is None else _add_squares(model, variables, program, quicksum)
         return model, variables, residuals
@@ -190,7 +195,7 @@ def _tangent_points(program: Program, start: FloatArray | None, notes: list[str]
     if program.exponentials is None:
         return points
     try:
-        points.append(ConicSolver().solve(program).x)
+        points.append(ConicSolver(tolerance=_TANGENT_TOLERANCE).solve(program).x)
     except SolverError as error:
         # Cuts alone still lead to the optimum, and an infeasible program is named by SCIP's own end below.
         notes.append(f"The relaxation gave no tangents ({error})")
