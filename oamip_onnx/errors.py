@@ -30,7 +30,17 @@ class NothingToPruneError(OamipError):
 
 
 class UnsupportedOperatorError(OamipError):
-    """The mathematical program cannot express an operator; the message names it and its position."""
+    """The mathematical program cannot express an operator; the message names it and its position.
+
+    Attributes
+    ----------
+    detail
+        The message without what to do instead, which differs with what was wanted.
+    """
+
+    def __init__(self, detail: str, remedy: str = "") -> None:
+        super().__init__(f"{detail}; {remedy}." if remedy else detail)
+        self.detail = detail
 
 
 class OutputError(OamipError):

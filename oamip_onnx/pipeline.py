@@ -25,10 +25,10 @@ from oamip_onnx.model import (
     save_model,
 )
 from oamip_onnx.preparation import ModelSource, Prepared, check_classes, prepare, require_groups
-from oamip_onnx.repair import HELD_OUT_SHARE, REPAIRS, RepairContext, Repaired, with_initializers
+from oamip_onnx.repair import HELD_OUT_SHARE, Repaired, with_initializers
 from oamip_onnx.report import Findings, LosslessRecord, Result, lossless_record, make_result, read_scores
 from oamip_onnx.runtime import RuntimeOptions
-from oamip_onnx.scoring import score, widths_for
+from oamip_onnx.scoring import repaired, score, widths_for
 from oamip_onnx.surgery import cut
 from oamip_onnx.verify import (
     Drift,
@@ -144,31 +144,29 @@ def prune(
     notes = [*prepared.original.notes, *prepared.samples.notes, *decision.scores.notes]
     notes += _inexact_note(prepared.analysis)
     with clock.stage("repair"):
-        repaired = decision.merged or _repair(prepared, kept, decision.narrow, config, notes)
+        outcome = decision.merged or _repair(prepared, kept, decision.narrow, config, notes)
     with clock.stage("verify repair"):
         if decision.merged:
             # What is merged has to compute what the original does.
             merged = compare_with_original(
-                prepared.model, prepared.analysis, repaired.proto, _few(prepared), prepared.options
+                prepared.model, prepared.analysis, outcome.proto, _few(prepared), prepared.options
             )
             require_passed(merged, "after merging")
             verification = _worse(verification, merged)
-        elif repaired.updates:
-            verification = _worse(
-                verification, _verify(prepared, kept, repaired.proto, repaired.updates, "after repair")
-            )
-        check_result(repaired.proto, prepared.original.proto, prepared.options)
-        proto = _in_own_types(prepared, kept, repaired, _metadata(config, decision.scores))
+        elif outcome.updates:
+            verification = _worse(verification, _verify(prepared, kept, outcome.proto, outcome.updates, "after repair"))
+        check_result(outcome.proto, prepared.original.proto, prepared.options)
+        proto = _in_own_types(prepared, kept, outcome, _metadata(config, decision.scores))
     with clock.stage("drift"):
-        drift = _drift(prepared, repaired.proto, held_out)
+        drift = _drift(prepared, outcome.proto, held_out)
     with clock.stage("bench"):
-        latency = _bench(prepared, repaired.proto, held_out, config) if config.bench else None
+        latency = _bench(prepared, outcome.proto, held_out, config) if config.bench else None
     findings = Findings(
         verification,
         drift,
         decision.scores,
         kept,
-        repaired,
+        outcome,
         proto.ByteSize(),
         latency,
         environment.after(),
@@ -325,19 +323,16 @@ def _repair(
     """Repair, unless that moves the output of held-out samples further away."""
     if config.repair == "none":
         return Repaired(narrow)
-    context = RepairContext(
-        prepared.model, prepared.analysis, kept, narrow, prepared.samples, prepared.options, config.seed
-    )
-    repaired = REPAIRS[config.repair](context)
+    found = repaired(prepared, config, kept, narrow)
     _, held_out = prepared.samples.split(HELD_OUT_SHARE)
-    before, after = (_drift(prepared, proto, held_out) for proto in (narrow, repaired.proto))
-    if repaired.updates and after.sqnr_db < before.sqnr_db:
+    before, after = (_drift(prepared, proto, held_out) for proto in (narrow, found.proto))
+    if found.updates and after.sqnr_db < before.sqnr_db:
         notes.append(
             f"The repair was left out: on held-out samples it moved the outputs from an SQNR of {before.sqnr_db:.1f} "
             f"to {after.sqnr_db:.1f} dB."
         )
-        return Repaired(narrow, {}, repaired.steps)
-    return repaired
+        return Repaired(narrow, {}, found.steps)
+    return found
 
 
 def _drift(prepared: Prepared, proto: onnx.ModelProto, samples: Samples) -> Drift:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from oamip_onnx.importance import (
     FrontPoint,
     ImportanceContext,
     Judge,
+    Loss,
     OamipSettings,
     Progress,
     Scores,
@@ -26,7 +28,7 @@ from oamip_onnx.importance import (
 from oamip_onnx.importance import score as score_units
 from oamip_onnx.model import Array
 from oamip_onnx.preparation import Prepared, require_groups
-from oamip_onnx.repair import HELD_OUT_SHARE, REPAIRS, RepairContext
+from oamip_onnx.repair import HELD_OUT_SHARE, REPAIRS, RepairContext, Repaired
 from oamip_onnx.solvers import SolverOptions
 from oamip_onnx.surgery import cut
 from oamip_onnx.tasks import TaskOptions, default_cache
@@ -172,18 +174,26 @@ def after_repair(prepared: Prepared, config: PruneConfig) -> Judge | None:
     if config.repair == "none":
         return None
     _, held_out = prepared.samples.split(HELD_OUT_SHARE)
-    original = _values(prepared, prepared.model.proto, held_out)
-    loss = loss_of(original.shape, original)
+
+    @cache
+    def loss() -> Loss:
+        original = _values(prepared, prepared.model.proto, held_out)
+        return loss_of(original.shape, original)
 
     def judge(kept: BoolArray) -> float:
         narrow = cut(prepared.model, prepared.analysis, kept)
-        context = RepairContext(
-            prepared.model, prepared.analysis, kept, narrow, prepared.samples, prepared.options, config.seed
-        )
-        repaired = REPAIRS[config.repair](context)
-        return loss(loss.read(_values(prepared, repaired.proto, held_out)))
+        proto = repaired(prepared, config, kept, narrow).proto
+        return loss()(loss().read(_values(prepared, proto, held_out)))
 
     return judge
+
+
+def repaired(prepared: Prepared, config: PruneConfig, kept: BoolArray, narrow: onnx.ModelProto) -> Repaired:
+    """Return the cut model after the repair that the settings name."""
+    context = RepairContext(
+        prepared.model, prepared.analysis, kept, narrow, prepared.samples, prepared.options, config.seed
+    )
+    return REPAIRS[config.repair](context)
 
 
 def _values(prepared: Prepared, proto: onnx.ModelProto, samples: Samples) -> Array:

@@ -15,6 +15,7 @@ from oamip_onnx.calibration import Samples, load_samples
 from oamip_onnx.cli.main import run
 from oamip_onnx.errors import DataError, VerificationError
 from oamip_onnx.model import load_model
+from oamip_onnx.repair import REPAIRS
 from oamip_onnx.runtime import Session
 
 NETWORKS = ["lenet5", "resnet8"]
@@ -186,7 +187,7 @@ def test_failed_verification_writes_nothing(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_repair_that_makes_things_worse_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = pipeline.REPAIRS["least-squares"]
+    honest = REPAIRS["least-squares"]
 
     def harmful(context: object) -> object:
         repaired = honest(context)  # type: ignore[arg-type]
@@ -195,7 +196,7 @@ def test_repair_that_makes_things_worse_is_left_out(monkeypatch: pytest.MonkeyPa
 
         return Repaired(with_initializers(repaired.proto, worse), worse, repaired.steps)
 
-    monkeypatch.setitem(pipeline.REPAIRS, "least-squares", harmful)
+    monkeypatch.setitem(REPAIRS, "least-squares", harmful)
     feeds = feeds_for(load_model(GRAPHS["residual"]()), 0, 50)
     settings = {"importance": "magnitude", "bench": False}
     result = oamip_onnx.prune(GRAPHS["residual"](), feeds, repair="least-squares", **settings)

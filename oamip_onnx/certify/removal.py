@@ -100,8 +100,7 @@ def _network(model: Model, analysis: ChannelAnalysis, logits: str) -> Network:
     try:
         return build_network(model, analysis, logits)
     except UnsupportedOperatorError as error:
-        # The error goes on to recommend another form of the program, which is no help here.
-        detail = str(error).partition("; use the ")[0].rstrip(".")
+        # Another form of the program, which the error recommends, is no help here.
         raise UnsupportedOperatorError(
-            f"Lossless removal needs bounds on all values, and this model has none: {detail}."
+            f"Lossless removal needs bounds on all values, and this model has none: {error.detail}."
         ) from error

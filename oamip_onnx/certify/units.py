@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from oamip_onnx.channels import FIXED, BoolArray, ChannelAnalysis
+from oamip_onnx.channels import BoolArray, ChannelAnalysis
 from oamip_onnx.formulation.bounds import Bounds
+from oamip_onnx.formulation.build import units_of_cells
 from oamip_onnx.formulation.network import Network, Relu
 from oamip_onnx.formulation.program import IntArray
 from oamip_onnx.model import Model
@@ -31,7 +32,7 @@ class UnitCells:
     def __init__(self, model: Model, analysis: ChannelAnalysis, network: Network) -> None:
         self.count = analysis.unit_count
         self.relus = [layer for layer in network.layers if isinstance(layer, Relu)]
-        self.cells = {layer.output: _units_of_cells(analysis, layer) for layer in self.relus}
+        self.cells = {layer.output: units_of_cells(analysis, layer.output, layer.size) for layer in self.relus}
         # Removal of a unit under a normalisation over channels changes the statistic, even where the unit is zero.
         self.removable = np.ones(self.count, np.bool_)
         for group in analysis.groups:
@@ -101,18 +102,6 @@ class UnitCells:
         for units, cells in parts:
             found[units[np.broadcast_to(cells, units.shape)]] = True
         return found[:-1]  # the last entry took the fixed cells
-
-
-def _units_of_cells(analysis: ChannelAnalysis, layer: Relu) -> IntArray:
-    """Return the unit of each cell of a ReLU, whether or not the ReLU is the place that scores it; shape (cells,)."""
-    units = np.full(layer.size, FIXED, np.int64)
-    labels = analysis.labels.get(layer.output)
-    if labels is None:
-        return units
-    for factor in labels.factors:
-        cells = np.broadcast_to(factor, labels.shape)[0].reshape(-1)
-        units = np.where(cells == FIXED, units, cells)
-    return units
 
 
 def _source(model: Model, tensor: str, known: set[str]) -> str | None:

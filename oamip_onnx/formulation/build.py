@@ -93,7 +93,7 @@ class _Assembly:
             )
         layer = replace(layer, input=self.alias.get(layer.input, layer.input))
         if isinstance(layer, Relu):
-            units = self._units(layer.output, layer.size)
+            units = units_of_cells(self.analysis, layer.output, layer.size)
             # What a scored activation has already brought to zero is not scored twice.
             units = np.where(self.carried[layer.input] == units, FIXED, units)
             return replace(layer, units=units)
@@ -124,7 +124,7 @@ class _Assembly:
         self.layers.append(layer)
 
     def _with_bias_units(self, layer: Affine, name: str) -> Affine:
-        units = self._units(name, layer.size)
+        units = units_of_cells(self.analysis, name, layer.size)
         carried = units.copy()
         for source, matrix in zip(layer.inputs, layer.matrices, strict=True):
             rows = np.repeat(np.arange(layer.size), np.diff(matrix.indptr))
@@ -134,21 +134,28 @@ class _Assembly:
         has_scaled_bias = bool(((carried != FIXED) & (layer.bias != 0)).any())
         return replace(layer, bias_units=carried) if has_scaled_bias else layer
 
-    def _units(self, name: str, size: int) -> IntArray:
-        """Return the unit of each cell of a tensor, shape (cells,)."""
-        labels = self.analysis.labels.get(name)
-        units = np.full(size, FIXED, np.int64)
-        if labels is None:
-            return units
-        for factor in labels.factors:
-            cells = np.broadcast_to(factor, labels.shape)[0].reshape(-1)
-            if ((units != FIXED) & (cells != FIXED)).any():
-                raise UnsupportedOperatorError(
-                    f"Cells of the tensor {name!r} belong to two units at once, which the joint program cannot "
-                    "express; use the layer-wise or the response form."
-                )
-            units = np.where(cells == FIXED, units, cells)
+
+def units_of_cells(analysis: ChannelAnalysis, name: str, size: int) -> IntArray:
+    """Return the unit of each cell of a tensor in one sample, or FIXED, shape (cells,).
+
+    Raises
+    ------
+    UnsupportedOperatorError
+        If cells belong to two units at once.
+    """
+    labels = analysis.labels.get(name)
+    units = np.full(size, FIXED, np.int64)
+    if labels is None:
         return units
+    for factor in labels.factors:
+        cells = np.broadcast_to(factor, labels.shape)[0].reshape(-1)
+        if ((units != FIXED) & (cells != FIXED)).any():
+            raise UnsupportedOperatorError(
+                f"Cells of the tensor {name!r} belong to two units at once, which the joint program cannot express",
+                "use the layer-wise or the response form",
+            )
+        units = np.where(cells == FIXED, units, cells)
+    return units
 
 
 def _common_unit(layer: MaxPool, carried: IntArray) -> IntArray:

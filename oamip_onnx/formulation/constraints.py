@@ -139,9 +139,7 @@ def linear_gate(rows: SampleRows, layer: Shift, inputs: Sequence[Expression]) ->
     rows.add("gate: h ≥ sL", h.plus(own, score, -low), 0.0, np.inf)
     rows.add("gate: h ≥ a - (1 - s)U", difference.plus(own, score, -high), -high, np.inf)
     rows.add("gate: h ≤ a - (1 - s)L", difference.plus(own, score, -low), -np.inf, -low)
-    scaled = Expression.of_constant(np.zeros(known.size)).plus(
-        np.arange(known.size), rows.score_columns(layer.units[known]), before.constant[known]
-    )
+    scaled = _scaled(rows, layer.units[known], before.constant[known])
     rest = np.flatnonzero(~scored)
     return placed([(rest, before.pick(rest)), (known, scaled), (gated, h)], layer.size)
 
@@ -242,10 +240,12 @@ def _exact(rows: SampleRows, layer: Relu) -> list[tuple[IntArray, Expression]]:
     value = np.maximum(rows.original(layer.input), 0.0)
     known = ~rows.depends(layer.input) & (value > 0)
     scored, rest = np.flatnonzero(known & (layer.units != FIXED)), np.flatnonzero(known & (layer.units == FIXED))
-    scaled = Expression.of_constant(np.zeros(scored.size)).plus(
-        np.arange(scored.size), rows.score_columns(layer.units[scored]), value[scored]
-    )
-    return [(scored, scaled), (rest, Expression.of_constant(value[rest]))]
+    return [(scored, _scaled(rows, layer.units[scored], value[scored])), (rest, Expression.of_constant(value[rest]))]
+
+
+def _scaled(rows: SampleRows, units: IntArray, values: FloatArray) -> Expression:
+    """Return ``s·value`` of each cell, given its unit."""
+    return Expression.of_constant(np.zeros(units.size)).plus(np.arange(units.size), rows.score_columns(units), values)
 
 
 def _rivals(rows: SampleRows, layer: MaxPool) -> tuple[IntArray, IntArray]:

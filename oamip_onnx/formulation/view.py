@@ -86,7 +86,8 @@ class NodeView:
         """Return the error that says that this node cannot be expressed, and what to do instead."""
         return UnsupportedOperatorError(
             f"The joint program cannot express the operator {self.node.op_type} of the node "
-            f"{self.model.node_name(self.index)!r} (position {self.index} in the graph): {reason}; {_REMEDY}."
+            f"{self.model.node_name(self.index)!r} (position {self.index} in the graph): {reason}",
+            _REMEDY,
         )
 
     def affine(self, matrix: SparseMatrix, bias: FloatArray | None = None, name: str | None = None) -> Affine:

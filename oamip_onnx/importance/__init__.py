@@ -3,7 +3,7 @@
 from oamip_onnx.importance.front import FrontPoint, Subnetwork, subnetworks, walk
 from oamip_onnx.importance.joint import authors_options, joint_scores
 from oamip_onnx.importance.layerwise import layerwise_scores
-from oamip_onnx.importance.logits import find_logits, loss_of
+from oamip_onnx.importance.logits import Loss, find_logits, loss_of
 from oamip_onnx.importance.oamip import FORMS, oamip
 from oamip_onnx.importance.protocol import (
     CRITERIA,
@@ -29,6 +29,7 @@ __all__ = [
     "FrontPoint",
     "ImportanceContext",
     "Judge",
+    "Loss",
     "OamipSettings",
     "Progress",
     "Scores",

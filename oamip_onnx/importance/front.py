@@ -13,7 +13,7 @@ import numpy as np
 from oamip_onnx.channels import BoolArray, select_units
 from oamip_onnx.errors import UsageError
 from oamip_onnx.importance.measuring import IMAGES, Responses, select_samples
-from oamip_onnx.importance.oamip import oamip
+from oamip_onnx.importance.oamip import without_widths
 from oamip_onnx.importance.protocol import ImportanceContext, score
 from oamip_onnx.importance.scores import Scores
 
@@ -105,14 +105,12 @@ def walk(context: ImportanceContext, count: int) -> Iterator[FrontPoint]:
     if count < 2:
         raise UsageError(f"A path has at least 2 points, not {count}.")
     measured = Responses(context, select_samples(context, context.oamip.images or IMAGES))
-    weights = np.geomspace(_LEAST_WEIGHT, _LARGEST_WEIGHT, count)
-    for number, weight in enumerate(weights):
-        settings = replace(context.oamip, loss_weight=float(weight))
-        scores = oamip(replace(context, widths=None, oamip=settings))
+    weights = [float(weight) for weight in np.geomspace(_LEAST_WEIGHT, _LARGEST_WEIGHT, count)]
+    for number, (weight, scores) in enumerate(zip(weights, without_widths(context, weights), strict=True)):
         kept = _at_least_minimum(context, scores)
         # Without planned widths every form says what it expects.
         expected = float("nan") if scores.expected_loss is None else scores.expected_loss
-        yield FrontPoint(float(weight), scores, kept, expected, measured.loss(measured(kept)))
+        yield FrontPoint(weight, scores, kept, expected, measured.loss(measured(kept)))
         context.report("path", (number + 1) / count)
 
 

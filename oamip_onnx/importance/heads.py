@@ -18,6 +18,7 @@ from scipy import sparse
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
+from oamip_onnx.channels import FIXED
 from oamip_onnx.formulation import Affine, Network, Relu, Shift
 from oamip_onnx.importance.scores import FloatArray
 from oamip_onnx.tasks import TaskData
@@ -67,7 +68,7 @@ class Head:
         layers: list[Affine | Relu | Shift] = [Shift("scored", "activations", units)]
         last = "scored"
         if self.hidden is not None and self.hidden_bias is not None:
-            free = np.full(len(self.hidden), -1, np.int64)
+            free = np.full(len(self.hidden), FIXED, np.int64)
             layers.append(Affine("before", ("scored",), (sparse.csr_array(self.hidden),), self.hidden_bias))
             layers.append(Relu("hidden", "before", free))
             last = "hidden"

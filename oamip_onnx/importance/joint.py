@@ -168,17 +168,15 @@ def _kernel_size(context: ImportanceContext, group: ChannelGroup) -> int:
 
 
 def _options(context: ImportanceContext, settings: OamipSettings) -> JointOptions:
-    if settings.form == "gate" and context.widths is not None:
-        # The planned widths take the place of the sparsity term: a budget row stops scores from shrinking evenly.
-        binary = _binary_scores(context)
-        return JointOptions(
-            form="gate", loss_weight=1.0, widths=context.widths, binary_scores=binary, anchor=settings.anchor
-        )
-    if settings.paper and settings.form == "shift":
-        return replace(authors_options(context), anchor=settings.anchor, binary_scores=_binary_scores(context))
     form: JointForm = "gate" if settings.form == "gate" else "shift"
-    binary = _binary_scores(context)
-    return JointOptions(form=form, loss_weight=settings.loss_weight, anchor=settings.anchor, binary_scores=binary)
+    if settings.paper and form == "shift":
+        options = authors_options(context)
+    elif form == "gate" and context.widths is not None:
+        # The planned widths take the place of the sparsity term: a budget row stops scores from shrinking evenly.
+        options = JointOptions(form=form, loss_weight=1.0, widths=context.widths)
+    else:
+        options = JointOptions(form=form, loss_weight=settings.loss_weight)
+    return replace(options, anchor=settings.anchor, binary_scores=_binary_scores(context))
 
 
 def _program_notes(images: int, joints: list[JointProgram], context: ImportanceContext) -> list[str]:

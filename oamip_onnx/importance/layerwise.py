@@ -70,8 +70,7 @@ def layerwise_scores(context: ImportanceContext) -> Scores:
     settings = context.oamip
     samples = select_samples(context, settings.images or IMAGES)
     loss = _targets(context, samples)
-    classes = loss.targets.argmax(axis=1) if loss.classifies else np.zeros(len(loss.targets), np.int64)
-    parts = by_class(classes, settings.by_class)
+    parts = by_class(loss.likeliest, settings.by_class)
     layers, features = [], []
     for number, group in enumerate(context.analysis.groups):
         ends = _ends(context, group)

@@ -75,6 +75,12 @@ class Loss:
     classes: npt.NDArray[np.intp] | None = None
 
     @property
+    def likeliest(self) -> npt.NDArray[np.int64]:
+        """Position of the likeliest class of each sample; 0 for all where the tensor holds no logits."""
+        found = self.targets.argmax(axis=1) if self.classifies else np.zeros(len(self.targets))
+        return np.asarray(found, np.int64)
+
+    @property
     def entropy(self) -> float:
         """Mean entropy of the targets, the cross-entropy of the original to itself."""
         return float(-(self.targets * np.log(np.maximum(self.targets, 1e-300))).sum(axis=1).mean())

@@ -8,6 +8,7 @@ makes most of. Elsewhere the layer-wise form is taken.
 """
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from oamip_onnx.importance.joint import joint_scores
 from oamip_onnx.importance.layerwise import layerwise_scores
 from oamip_onnx.importance.measuring import IMAGES, Responses, select_samples
 from oamip_onnx.importance.protocol import Criterion, ImportanceContext, Judge, criterion
-from oamip_onnx.importance.response import response_scores, response_stages
+from oamip_onnx.importance.response import penalised_scores, response_scores, response_stages
 from oamip_onnx.importance.scores import Scores
 
 FORMS: dict[str, Criterion] = {
@@ -51,18 +52,45 @@ def oamip(context: ImportanceContext) -> Scores:
     UnsupportedOperatorError, SolverError
         As the form does.
     """
-    form = context.oamip.form
+    if context.widths is None:
+        return next(without_widths(context, [context.oamip.loss_weight]))
     _check_settings(context)
+    return _choose(context) if context.oamip.form == "auto" else FORMS[context.oamip.form](context)
+
+
+def without_widths(context: ImportanceContext, loss_weights: Sequence[float]) -> Iterator[Scores]:
+    """Yield the scores at each weight λ of the loss, with the sparsity term in place of planned widths.
+
+    ``auto`` chooses the form once, by its cost alone.
+
+    Raises
+    ------
+    UsageError
+        If there is no such form, or it does not read a setting.
+    UnsupportedOperatorError, SolverError
+        As the form does.
+    """
+    context = replace(context, widths=None)
+    _check_settings(context)
+    form: str = context.oamip.form
+    notes: tuple[str, ...] = ()
     if form == "auto":
-        return _choose(context)
-    if form not in FORMS:
-        raise UsageError(f"OAMIP has no form {form!r}{closest(form, FORMS)}; known: auto, {', '.join(FORMS)}.")
-    return FORMS[form](context)
+        form = "response" if _is_affordable(*_estimate(context)) else "layerwise"
+        notes = ("The form was chosen by its cost alone, since a threshold plans no widths.",)
+    if form == "response":
+        found: Iterator[Scores] = penalised_scores(context, loss_weights)
+    else:
+        weighted = (replace(context, oamip=replace(context.oamip, loss_weight=w)) for w in loss_weights)
+        found = (FORMS[form](each) for each in weighted)
+    for scores in found:
+        yield replace(scores, notes=(*scores.notes, *notes))
 
 
 def _check_settings(context: ImportanceContext) -> None:
-    """Raise if a setting is given that the form does not read."""
+    """Raise if there is no such form, or a setting is given that it does not read."""
     settings, form = context.oamip, context.oamip.form
+    if form != "auto" and form not in FORMS:
+        raise UsageError(f"OAMIP has no form {form!r}{closest(form, FORMS)}; known: auto, {', '.join(FORMS)}.")
     joint = form in {"shift", "gate"}
     # Planned widths and the authors' sum of layer means leave no term to weight.
     weighted = (form == "shift" and not settings.paper) or (form == "gate" and context.widths is None)
@@ -83,9 +111,6 @@ def _check_settings(context: ImportanceContext) -> None:
 
 def _choose(context: ImportanceContext) -> Scores:
     seconds, coefficients = _estimate(context)
-    if context.widths is None:
-        form = response_scores if _is_affordable(seconds, coefficients) else layerwise_scores
-        return _with_notes(form(context), "The form was chosen by its cost alone, since a threshold plans no widths.")
     try:
         layerwise = layerwise_scores(context)
     except UnsupportedOperatorError as error:
@@ -96,17 +121,16 @@ def _choose(context: ImportanceContext) -> Scores:
             f"{coefficients:.1e} coefficients."
         )
         return _with_notes(layerwise, reason)
-    stages = response_stages(context)
-    candidates = [*stages, layerwise] if context.judge else [stages[-1], layerwise]
+    *earlier, response = response_stages(context)
+    candidates = {"the response form": response, "the layer-wise form": layerwise}
+    if context.judge is not None and earlier:
+        candidates = {"the response form without exchanges": earlier[0], **candidates}
     judge, how = _judge(context)
     widths = context.planned("response")
-    losses = [judge(select_units(context.analysis, widths, candidate.values)) for candidate in candidates]
-    best = int(np.argmin(losses))
-    names = ["the response form", "the layer-wise form"]
-    if len(candidates) == 3:
-        names = ["the response form without exchanges", *names]
-    others = ", ".join(f"that of {names[k]} {losses[k]:.4f}" for k in range(len(names)) if k != best)
-    reason = f"Of the forms, {names[best]} gave the scores: {how} its loss is {losses[best]:.4f}, {others}."
+    losses = {n: judge(select_units(context.analysis, widths, c.values)) for n, c in candidates.items()}
+    best = min(losses, key=lambda name: losses[name])
+    others = ", ".join(f"that of {name} {loss:.4f}" for name, loss in losses.items() if name != best)
+    reason = f"Of the forms, {best} gave the scores: {how} its loss is {losses[best]:.4f}, {others}."
     return _with_notes(candidates[best], reason)
 
 

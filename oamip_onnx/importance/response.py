@@ -7,6 +7,7 @@ comes back), and the program may move units in both directions within a radius. 
 prefix is kept and single ones behind it, as far as the measured loss falls; so it only falls.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -46,11 +47,9 @@ def response_stages(context: ImportanceContext) -> list[Scores]:
     SolverError
         If a program has no solution, or would be too large.
     """
-    samples = select_samples(context, context.oamip.images or IMAGES)
-    responses = Responses(context, samples)
-    check_size(context, responses)
     if context.widths is None:
-        return [_penalised(context, responses)]
+        return list(penalised_scores(context, [context.oamip.loss_weight]))
+    responses = _responses(context)
     solves: list[SolverResult] = []
     alive, values = _rounds(context, responses, solves)
     first = replace(_scores(context, responses, alive, values, 0), solver=tuple(solves))
@@ -127,14 +126,31 @@ def _quadratic(
     return found
 
 
-def _penalised(context: ImportanceContext, responses: Responses) -> Scores:
-    """Return the scores of one program around the original, with the sparsity term in place of widths."""
-    solves: list[SolverResult] = []
+def penalised_scores(context: ImportanceContext, loss_weights: Sequence[float]) -> Iterator[Scores]:
+    """Yield the scores of one program around the original for each λ, with the sparsity term in place of widths.
+
+    The responses are measured once: they do not depend on λ.
+
+    Raises
+    ------
+    SolverError
+        If a program has no solution, or would be too large.
+    """
+    responses = _responses(context)
     alive = np.ones(context.analysis.unit_count, dtype=np.bool_)
     measured = measure(context, responses, alive, np.flatnonzero(alive), "responses")
-    values, expected = scored(context, responses, measured, None, "response form", solves)
-    note = f"Response form: {len(measured.base)} samples, one program with λ = {context.oamip.loss_weight:g}."
-    return Scores(values, "oamip", "response", tuple(solves), (note,), expected_loss=expected)
+    for weight in loss_weights:
+        weighted = replace(context, widths=None, oamip=replace(context.oamip, loss_weight=weight))
+        solves: list[SolverResult] = []
+        values, expected = scored(weighted, responses, measured, None, "response form", solves)
+        note = f"Response form: {len(measured.base)} samples, one program with λ = {weight:g}."
+        yield Scores(values, "oamip", "response", tuple(solves), (note,), expected_loss=expected)
+
+
+def _responses(context: ImportanceContext) -> Responses:
+    responses = Responses(context, select_samples(context, context.oamip.images or IMAGES))
+    check_size(context, responses)
+    return responses
 
 
 def _rounds(

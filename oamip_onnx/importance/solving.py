@@ -36,8 +36,7 @@ def scored(
         The loss that the programs expect, less the original's, where no widths are planned; else None.
     """
     loss = responses.loss
-    classes = loss.targets.argmax(axis=1) if loss.classifies else np.zeros(len(loss.targets), np.int64)
-    parts = by_class(classes, context.oamip.by_class)
+    parts = by_class(loss.likeliest, context.oamip.by_class)
     weight = 1.0 if widths is not None else context.oamip.loss_weight
     programs = [_program(task, measured, loss, rows, widths, exchange, weight) for rows in parts]
     found, solutions = [], context.solve(programs)

@@ -43,11 +43,12 @@ class MaskedSuffixes:
     """
 
     def __init__(self, model: Model, analysis: ChannelAnalysis, options: RuntimeOptions, output: str) -> None:
-        self._analysis, self._options, self._output = analysis, options, output
+        self._options, self._output = options, output
         self._proto = masked_proto(model, analysis)
         self._head = _mask_nodes(self._proto.graph)
+        cells = {t.name: numpy_helper.to_array(t) for t in self._proto.graph.initializer if t.name.endswith("_units")}
         whole = self._proto.ByteSize() * max(len(analysis.groups), 1) > _LARGEST_COPIES
-        self._parts = [_Part((), ()) if whole else self._part(group) for group in analysis.groups]
+        self._parts = [_Part((), ()) if whole else self._part(group, cells) for group in analysis.groups]
         inputs = {i.name for i in self._proto.graph.input}
         wanted = [name for part in self._parts for name in part.frontier if name not in inputs]
         self._full = Session(with_outputs(self._proto, [output, *wanted]), options)
@@ -94,10 +95,10 @@ class MaskedSuffixes:
             self._sessions[group] = Session(self._suffix(part, values), self._options)
         return self._sessions[group].run({**values, MASK_INPUT: mask})[self._output]
 
-    def _part(self, group: ChannelGroup) -> _Part:
+    def _part(self, group: ChannelGroup, cells: Mapping[str, Array]) -> _Part:
         """Return what of the graph the group's units reach on the way to the output."""
         graph = self._proto.graph
-        reached = self._factors(group)
+        reached = self._factors(group, cells)
         behind: list[int] = []
         for index, node in enumerate(graph.node):
             if index not in self._head and reached.intersection([*node.input, *captured_names(node)]):
@@ -115,10 +116,9 @@ class MaskedSuffixes:
         frontier = sorted(needed - inner - constant) if nodes else []
         return _Part(tuple(reversed(nodes)), tuple(frontier))
 
-    def _factors(self, group: ChannelGroup) -> set[str]:
-        """Return the masks in which units of a group stand."""
+    def _factors(self, group: ChannelGroup, cells: Mapping[str, Array]) -> set[str]:
+        """Return the masks in which units of a group stand, given the units of every mask's cells."""
         graph = self._proto.graph
-        cells = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.name.endswith("_units")}
         found: set[str] = set()
         for index in sorted(self._head):
             node = graph.node[index]
@@ -135,16 +135,16 @@ class MaskedSuffixes:
         graph = proto.graph
         nodes = [graph.node[index] for index in [*sorted(self._head), *part.nodes]]
         replace_nodes(graph, nodes)
-        masks = [i for i in graph.input if i.name == MASK_INPUT]
-        inputs = [
+        for index in reversed(range(len(graph.input))):
+            if graph.input[index].name != MASK_INPUT:
+                del graph.input[index]
+        del graph.value_info[:]
+        graph.input.extend(
             helper.make_tensor_value_info(
                 name, helper.np_dtype_to_tensor_dtype(value.dtype), [f"{name}_{axis}" for axis in range(value.ndim)]
             )
             for name, value in values.items()
-        ]
-        kept = [onnx.ValueInfoProto.FromString(i.SerializeToString()) for i in masks]
-        del graph.input[:], graph.value_info[:]
-        graph.input.extend([*kept, *inputs])
+        )
         read = {name for node in nodes for name in [*node.input, *captured_names(node)]}
         remove_initializers(graph, {t.name for t in graph.initializer} - read)
         return proto

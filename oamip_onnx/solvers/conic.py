@@ -282,9 +282,8 @@ def _record(
     value = program.objective(x)
     # A dual point of an inaccurate solution is hardly feasible and proves nothing; one above the value by more than the
     # engine's tolerance is none.
-    usable = (
-        bound is not None and status is SolverStatus.OPTIMAL and bound <= value + _DUAL_TOLERANCE * max(1, abs(value))
-    )
-    proven = min(bound, value) if bound is not None and usable else None
+    proven = None
+    if bound is not None and status is SolverStatus.OPTIMAL and bound <= value + _DUAL_TOLERANCE * max(1, abs(value)):
+        proven = min(bound, value)
     gap = None if proven is None else (value - proven) / max(abs(value), 1e-9)
     return SolverResult(program.task, engine, status, value, proven, gap, 0, seconds, " ".join(advice))

@@ -81,8 +81,10 @@ class IntegerSolver:
             cuts = TangentCuts(model, variables, program.exponentials)
             cuts.seed(points)
             include_handler(cuts)
-        for point in _distinct(program.start, start):
-            _add_start(model, variables, residuals, program, point)
+        if program.start is not None and start is not None:
+            _add_start(model, variables, residuals, program, program.start)
+            if start is not program.start:
+                _add_start(model, variables, residuals, program, start)
         include_watch(model, self.nodes)
         model.optimize()
         status = str(model.getStatus())
@@ -160,15 +162,6 @@ def _add_squares(model: Any, variables: list[Any], program: Program, quicksum: A
     total = model.addVar(lb=0.0, ub=None, obj=1.0)
     model.addCons(quicksum(r * r for r in residuals) <= total)
     return [*residuals, total]
-
-
-def _distinct(*points: FloatArray | None) -> list[FloatArray]:
-    """Return the points that are there, each once."""
-    found: list[FloatArray] = []
-    for point in points:
-        if point is not None and not any(point is other for other in found):
-            found.append(point)
-    return found
 
 
 def _improved(program: Program) -> FloatArray | None:
