@@ -4,6 +4,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from hypothesis import settings
 
@@ -12,6 +14,8 @@ settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+from graphs import GRAPHS  # noqa: E402 - found through the path above
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "fashion"
 
@@ -28,3 +32,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def fashion() -> Path:
     """Return the folder of the shipped sample."""
     return EXAMPLES
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """Return a folder with a model, its samples and its labels."""
+    onnx.save(GRAPHS["residual"](), tmp_path / "model.onnx")
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(40, 3, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x, labels=generator.integers(0, 5, 40))
+    return tmp_path

@@ -1,22 +1,18 @@
 """The command line: exit codes, JSON, one sentence per error, nothing half-written."""
 
-import contextlib
-import io
 import json
-import logging
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from command import FAST, failed, oamip
 from graphs import GRAPHS, Builder, image
 
-from oamip_onnx.cli.main import run
 from oamip_onnx.errors import (
     DataError,
     MissingExtraError,
@@ -31,57 +27,6 @@ from oamip_onnx.errors import (
     VerificationError,
 )
 from oamip_onnx.tasks import WorkerError
-
-FAST = ["--importance", "magnitude", "--no-bench"]
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-def oamip(*arguments: object, cwd: Path | None = None) -> Ran:
-    """Run the command line in this process: a process of its own would spend most of its time on imports."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        patch.setattr(sys, "argv", ["oamip", *map(str, arguments)])
-        patch.setenv("COLUMNS", "120")
-        if cwd:
-            patch.chdir(cwd)
-        code = run()
-    logging.getLogger().handlers.clear()
-    return Ran(code, out.getvalue(), err.getvalue())
-
-
-@pytest.fixture
-def work(tmp_path: Path) -> Path:
-    """Return a folder with a model, its samples and its labels."""
-    onnx.save(GRAPHS["residual"](), tmp_path / "model.onnx")
-    generator = np.random.default_rng(0)
-    x = generator.normal(size=(40, 3, 8, 8)).astype(np.float32)
-    np.savez(tmp_path / "data.npz", x=x, labels=generator.integers(0, 5, 40))
-    return tmp_path
-
-
-def failed(ran: Ran, code: int, message: str, work: Path | None = None) -> None:
-    """Assert an exit code, one sentence on standard error, nothing on standard output, and nothing written."""
-    assert ran.code == code, ran
-    assert message in ran.err, ran.err
-    assert "Traceback" not in ran.err
-    assert ran.out == ""
-    lines = [line for line in ran.err.splitlines() if line.strip()]
-    assert lines[-1].startswith(("error: ", "Error: ")), ran.err
-    if work is not None:
-        assert not (work / "out.onnx").exists()
-        assert not list(work.glob(".oamip-*"))
 
 
 def test_prune_writes_a_narrower_model_and_a_table(work: Path) -> None:

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+from command import Ran, failed, oamip
 from graphs import Builder, image
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import PLAIN, analysed
 from scipy.special import log_softmax, softmax
-from test_cli import Ran, failed, oamip
 
 import oamip_onnx
 from oamip_onnx.budget import paper_threshold, widths_above
