@@ -6,27 +6,43 @@ from typing import ClassVar
 
 
 class OamipError(Exception):
-    """Base of every error this package raises on purpose; `exit_code` is what the command line returns."""
+    """Base of every error this package raises on purpose.
 
+    Attributes
+    ----------
+    code
+        What the command line shows in brackets, and programs read: `docs/errors.md` explains each.
+    exit_code
+        What the command line returns.
+    """
+
+    code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 3
 
 
 class UsageError(OamipError):
     """The user asked for something that does not make sense: an unknown option, pattern, target or name."""
 
+    code = "usage"
     exit_code = 2
 
 
 class ModelError(OamipError):
     """The model is missing, is no ONNX file, is invalid, or uses a version that ONNX Runtime does not take."""
 
+    code = "model"
+
 
 class DataError(OamipError):
     """The calibration or test data have a wrong key, shape, dtype or value."""
 
+    code = "data"
+
 
 class NothingToPruneError(OamipError):
     """No channel of the model can be removed; the message gives the reasons."""
+
+    code = "nothing-to-prune"
 
 
 class UnsupportedOperatorError(OamipError):
@@ -38,6 +54,8 @@ class UnsupportedOperatorError(OamipError):
         The message without what to do instead, which differs with what was wanted.
     """
 
+    code = "unsupported-operator"
+
     def __init__(self, detail: str, remedy: str = "") -> None:
         super().__init__(f"{detail}; {remedy}." if remedy else detail)
         self.detail = detail
@@ -46,24 +64,39 @@ class UnsupportedOperatorError(OamipError):
 class OutputError(OamipError):
     """The result cannot be written where the user wants it."""
 
+    code = "output"
+
 
 class MissingExtraError(OamipError):
     """An optional dependency is needed and not installed."""
+
+    code = "missing-extra"
 
 
 class TargetError(OamipError):
     """The target cannot be reached; the message says what can."""
 
+    code = "target"
+
 
 class VerificationError(OamipError):
     """The pruned model does not equal the masked one; nothing was written."""
 
+    code = "verification"
+    exit_code = 1
+
+
+class RegressionError(OamipError):
+    """A model runs slower than it did, by more than is allowed; the report is written."""
+
+    code = "regression"
     exit_code = 1
 
 
 class SolverError(OamipError):
     """A solver ended without a usable solution; the message carries its status and advice."""
 
+    code = "solver"
     exit_code = 4
 
 

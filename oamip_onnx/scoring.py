@@ -18,7 +18,6 @@ from oamip_onnx.importance import (
     Judge,
     Loss,
     OamipSettings,
-    Progress,
     Scores,
     Subnetwork,
     loss_of,
@@ -28,6 +27,7 @@ from oamip_onnx.importance import (
 from oamip_onnx.importance import score as score_units
 from oamip_onnx.model import Array
 from oamip_onnx.preparation import Prepared, require_groups
+from oamip_onnx.progress import Progress
 from oamip_onnx.repair import HELD_OUT_SHARE, REPAIRS, RepairContext, Repaired
 from oamip_onnx.solvers import SolverOptions
 from oamip_onnx.surgery import cut

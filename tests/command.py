@@ -47,7 +47,7 @@ def failed(ran: Ran, code: int, message: str, work: Path | None = None) -> None:
     assert "Traceback" not in ran.err
     assert ran.out == ""
     lines = [line for line in ran.err.splitlines() if line.strip()]
-    assert lines[-1].startswith(("error: ", "Error: ")), ran.err
+    assert lines[-1].startswith("error["), ran.err
     if work is not None:
         assert not (work / "out.onnx").exists()
         assert not list(work.glob(".oamip-*"))

@@ -1,6 +1,7 @@
 """The command line: exit codes, JSON, one sentence per error, nothing half-written."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from oamip_onnx.errors import (
     NothingToPruneError,
     OamipError,
     OutputError,
+    RegressionError,
     SolverError,
     TargetError,
     UnsupportedOperatorError,
@@ -59,6 +61,7 @@ def test_json_is_the_contract(work: Path) -> None:
     assert set(result) == {
         *("schema_version", "original", "pruned", "speedup", "verification", "drift", "groups", "pinned", "solver"),
         *("certificates", "lossless", "repair", "importance", "notes", "seconds", "environment", "config"),
+        *("layers", "command"),
     }
     assert set(result["verification"]) == {"passed", "max_abs_error", "max_rel_error", "tolerance", "samples"}
     assert result["verification"]["passed"] is True
@@ -247,7 +250,7 @@ def test_inexact_channels_and_other_settings_of_prune(work: Path) -> None:
 
 
 def test_no_command_has_more_than_twenty_options(work: Path) -> None:
-    for command in ("prune", "score", "inspect", "bench"):
+    for command in ("prune", "score", "inspect", "explain", "bench"):
         shown = oamip(command, "--help", cwd=work).out
         options = {line.split()[0] for line in shown.splitlines() if line.strip().startswith("--")} - {"--help"}
         assert 5 <= len(options) <= 20, (command, sorted(options))
@@ -298,7 +301,7 @@ def test_interruption_writes_nothing_and_exits_with_130(work: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.strip() == "error: interrupted; nothing was written."
+    assert err.strip() == "error[interrupted]: interrupted; nothing was written."
     assert not (work / "out.onnx").exists()
 
 
@@ -309,11 +312,11 @@ def test_installed_command_runs(work: Path) -> None:
     assert "graph-output" in done.stdout
     done = subprocess.run([*command, "none.onnx"], capture_output=True, text=True, cwd=work, check=False)
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == "error: The model file 'none.onnx' does not exist; check the path.\n"
+    assert done.stderr == "error[model]: The model file 'none.onnx' does not exist; check the path.\n"
 
 
 def test_help_fits_the_screen() -> None:
-    for command in ([], ["prune"], ["inspect"], ["score"], ["bench"]):
+    for command in ([], ["prune"], ["inspect"], ["explain"], ["score"], ["bench"], ["doctor"]):
         ran = oamip(*command, "--help")
         lines = ran.out.splitlines()
         assert len(lines) <= 46, f"{command}: {len(lines)} lines"
@@ -326,7 +329,8 @@ def test_version_and_verbose(work: Path) -> None:
     ran = oamip("--version")
     assert ran.code == 0
     assert ran.out.startswith("oamip 0.")
-    assert "onnxruntime" in ran.out
+    for name in ("onnx", "onnxruntime", "onnx-graphsurgeon", "cvxpy", "pyscipopt", "numpy", "Python"):
+        assert re.search(rf"\b{name} \d+\.", ran.out), name
     ran = oamip("-v", "prune", "model.onnx", "out.onnx", "--data", "data.npz", "--json", "-", *FAST, cwd=work)
     assert "verify took" in ran.err
     assert json.loads(ran.out)
@@ -343,6 +347,7 @@ def test_exit_codes_of_the_error_tree() -> None:
         MissingExtraError: 3,
         TargetError: 3,
         VerificationError: 1,
+        RegressionError: 1,
         SolverError: 4,
         WorkerError: 3,
     }

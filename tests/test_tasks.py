@@ -27,6 +27,7 @@ from oamip_onnx import __version__
 from oamip_onnx.calibration import Samples
 from oamip_onnx.errors import MissingExtraError, SolverError, UsageError
 from oamip_onnx.importance import ImportanceContext, OamipSettings, find_logits, score
+from oamip_onnx.progress import Step
 from oamip_onnx.tasks import TaskData, TaskOptions, WorkerError, cluster, default_cache, pool, run_tasks
 from oamip_onnx.tasks.cache import Cache, task_key
 from oamip_onnx.tasks.call import call_by_name
@@ -176,10 +177,10 @@ def test_another_input_has_another_key(other: TaskData) -> None:
 
 def test_results_stand_in_the_order_of_the_inputs(tmp_path: Path) -> None:
     inputs = [TaskData({"x": np.full(1, n)}, {"folder": str(tmp_path), "seconds": 0.3 - n / 10}) for n in range(4)]
-    shares: list[tuple[str, float]] = []
-    results = run_tasks(task_functions.counted, inputs, POOL, lambda *report: shares.append(report), "programs")
+    steps: list[Step] = []
+    results = run_tasks(task_functions.counted, inputs, POOL, steps.append, "programs")
     assert [int(result.arrays["x"][0]) for result in results] == [0, 2, 4, 6]
-    assert shares == [("programs", 0.25), ("programs", 0.5), ("programs", 0.75), ("programs", 1.0)]
+    assert steps == [Step("programs", done, 4) for done in (1, 2, 3, 4)]
 
 
 def test_no_task_has_no_result() -> None:
@@ -302,12 +303,12 @@ def test_what_is_in_the_cache_is_not_run_again(tmp_path: Path) -> None:
     inputs, options = numbered(tmp_path, 3), TaskOptions(workers=1, cache=tmp_path / "cache")
     first = run_tasks(task_functions.counted, inputs, options)
     shares: list[float] = []
-    again = run_tasks(task_functions.counted, inputs, options, lambda _, share: shares.append(share))
+    again = run_tasks(task_functions.counted, inputs, options, lambda step: shares.append(step.share))
     assert digests(again) == digests(first)
     assert runs(tmp_path) == [0, 1, 2]
     assert shares == [1.0]
     more = numbered(tmp_path, 4)
-    run_tasks(task_functions.counted, more, options, lambda _, share: shares.append(share))
+    run_tasks(task_functions.counted, more, options, lambda step: shares.append(step.share))
     assert runs(tmp_path) == [0, 1, 2, 3]
     assert shares == [1.0, 0.75, 1.0]
 
@@ -326,7 +327,7 @@ def test_an_interrupted_run_stops_at_once_and_goes_on_later(long_run: subprocess
 
 
 def test_what_nobody_waits_for_is_not_run(elsewhere: TaskOptions, tmp_path: Path) -> None:
-    def interrupt(_stage: str, _share: float) -> None:
+    def interrupt(_step: Step) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -510,8 +511,8 @@ def test_scores_are_the_same_on_a_cluster_that_loses_a_worker(dask_cluster: Any)
     expected = score("oamip", context).values
     killed = []
 
-    def kill_once(stage: str, share: float) -> None:
-        if stage == "programs" and not killed and share < 1:
+    def kill_once(step: Step) -> None:
+        if step.task == "programs" and not killed and step.share < 1:
             killed.append(next(iter(dask_cluster.workers.values())).pid)
             os.kill(killed[0], signal.SIGKILL)
 

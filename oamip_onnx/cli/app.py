@@ -1,22 +1,22 @@
-"""The command line's frame: the application, the streams, the progress display, errors and exit codes."""
+"""The command line's frame: the application, errors and exit codes."""
 
-import logging
+import os
+import platform
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from oamip_onnx.cli.interrupts import INTERRUPTED
+from oamip_onnx.cli.streams import choose_log_format, fresh_run, say_error, start_logging, written
 from oamip_onnx.errors import OamipError, UsageError
-from oamip_onnx.importance import Progress as ProgressCallback
-from oamip_onnx.model import check_writable, write_text
 
-INTERRUPTED = 130
+# What a report of a problem should name beside onnx and ONNX Runtime.
+_MORE_VERSIONS = ("onnx-graphsurgeon", "cvxpy", "pyscipopt", "numpy")
+
+# What wrong arguments raise: the base class of all of them, which typer does not export.
+_Misuse = cast("type[Exception]", typer.BadParameter.__mro__[2])
 
 app = typer.Typer(
     name="oamip",
@@ -30,7 +30,11 @@ app = typer.Typer(
 
 def _show_version(value: bool | None) -> None:  # noqa: FBT001 - typer hands the flag over by position
     if value:
-        sys.stdout.write(f"oamip {version('oamip-onnx')} (onnx {version('onnx')}, onnxruntime {_runtime_version()})\n")
+        others = ", ".join(f"{name} {version(name)}" for name in _MORE_VERSIONS)
+        sys.stdout.write(
+            f"oamip {version('oamip-onnx')} (onnx {version('onnx')}, onnxruntime {_runtime_version()})\n"
+            f"{others}, Python {platform.python_version()}\n"
+        )
         raise typer.Exit
 
 
@@ -45,62 +49,24 @@ def _runtime_version() -> str:
 def common(
     *,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log the stages on standard error.")] = False,
+    log_format: Annotated[
+        str,
+        # At once, so that wrong arguments behind it are told in this format too.
+        typer.Option(
+            help="text, or json: an object a line.",
+            metavar="NAME",
+            envvar="OAMIP_LOG_FORMAT",
+            callback=choose_log_format,
+            is_eager=True,
+        ),
+    ] = "text",
     version_: Annotated[
         bool | None, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the versions.")
     ] = None,
 ) -> None:
     """Make a trained ONNX model smaller and faster, without training."""
-    del version_
-    if verbose:
-        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
-
-
-def output() -> Console:
-    """Return the console for results, on standard output."""
-    # A pipe has no width; tables are not folded there.
-    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-
-
-def messages() -> Console:
-    """Return the console for progress and notes, on standard error."""
-    return Console(stderr=True, highlight=False)
-
-
-@contextmanager
-def progress() -> Iterator[ProgressCallback | None]:
-    """Show the stages of a run on standard error if that is a terminal; nothing otherwise."""
-    console = messages()
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as display:
-        task = display.add_task("start", total=1.0)
-
-        def report(stage: str, share: float) -> None:
-            display.update(task, description=stage, completed=share)
-
-        yield report
-
-
-def write_json(text: str, target: str | None) -> None:
-    """Write JSON to a path, or to standard output for ``-``."""
-    if target == "-":
-        sys.stdout.write(text + "\n")
-    elif target:
-        write_text(text + "\n", Path(target))
-
-
-def check_json_target(target: str | None) -> None:
-    """Raise before the work starts if the JSON could not be written after it.
-
-    Raises
-    ------
-    OutputError
-        If the folder is missing or not writable.
-    """
-    if target and target != "-":
-        check_writable(Path(target))
+    del version_, log_format
+    start_logging(verbose=verbose)
 
 
 def parse_input_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
@@ -123,19 +89,47 @@ def parse_input_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
 
 def run() -> int:
     """Run the command line and return its exit code; errors become one sentence on standard error."""
-    try:
-        app()
-    except OamipError as error:
-        messages().print(f"error: {error}", markup=False, soft_wrap=True)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return _interrupted()
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-        return _interrupted() if code == INTERRUPTED else code
-    return 0
+    with fresh_run():
+        try:
+            code = app(prog_name="oamip", standalone_mode=False)
+            sys.stdout.flush()
+        except OamipError as error:
+            say_error(error.code, str(error), error.exit_code)
+            return error.exit_code
+        except _Misuse as error:
+            return _misused(error)
+        except (KeyboardInterrupt, typer.Abort):
+            return _interrupted()
+        except BrokenPipeError:
+            return _reader_gone()
+        except SystemExit as error:
+            # What typer and rich make of a closed pipe.
+            if isinstance(error.__context__, BrokenPipeError):
+                return _reader_gone()
+            raise
+        return _interrupted() if code == INTERRUPTED else int(code or 0)
+
+
+def _misused(error: Any) -> int:
+    context = getattr(error, "ctx", None)
+    hint = f" See {context.command_path} --help." if context is not None else ""
+    message = str(error.format_message()).strip()
+    if message.startswith("Usage:"):
+        # The help, for want of any argument.
+        sys.stderr.write(message + "\n")
+    else:
+        say_error(UsageError.code, message + ("" if message.endswith((".", "?")) else ".") + hint, UsageError.exit_code)
+    return UsageError.exit_code
 
 
 def _interrupted() -> int:
-    messages().print("error: interrupted; nothing was written.", markup=False)
+    done = ", ".join(repr(str(path)) for path in written())
+    what = f"{done} was written before" if done else "nothing was written"
+    say_error("interrupted", f"interrupted; {what}.", INTERRUPTED)
     return INTERRUPTED
+
+
+def _reader_gone() -> int:
+    """End quietly: the reader of standard output has had enough, and what goes to files is written before."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - Python flushes it at exit
+    return 0

@@ -1,16 +1,39 @@
 """The entry point of the command `oamip`."""
 
+import importlib
 import sys
 
-from oamip_onnx.cli import bench, inspect, prune, score
-from oamip_onnx.cli.app import run
+from oamip_onnx.cli.interrupts import INTERRUPTED, MESSAGE, interrupts_heard, interrupts_later
 
-__all__ = ["bench", "inspect", "main", "prune", "run", "score"]
+# In the order in which the help lists them.
+COMMANDS = ("prune", "score", "inspect", "explain", "bench", "report", "doctor")
+
+
+def _register() -> None:
+    """Import the commands, which register themselves; the libraries take a second or two."""
+    for name in COMMANDS:
+        importlib.import_module(f"oamip_onnx.cli.{name}")
+
+
+def run() -> int:
+    """Run the command line and return its exit code."""
+    _register()
+    from oamip_onnx.cli.app import run as run_app  # noqa: PLC0415 - as above
+
+    return run_app()
 
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
-    sys.exit(run())
+    try:
+        with interrupts_later():
+            _register()
+        with interrupts_heard():
+            code = run()
+    except KeyboardInterrupt:
+        sys.stderr.write(MESSAGE)
+        code = INTERRUPTED
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -4,15 +4,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from oamip_onnx.cli import options
-from oamip_onnx.cli.app import app, check_json_target, messages, output, progress, write_json
+from oamip_onnx.cli.app import app
+from oamip_onnx.cli.display import progress
+from oamip_onnx.cli.streams import check_json_target, output, say_notes, write_json, write_result
 from oamip_onnx.config import PruneConfig, make_config, parse_settings
 from oamip_onnx.errors import UsageError
-from oamip_onnx.importance import Progress
-from oamip_onnx.model import check_writable, write_text
+from oamip_onnx.model import check_writable
 from oamip_onnx.preparation import Prepared, prepare
+from oamip_onnx.progress import Progress, StageClock
 from oamip_onnx.report import (
     FrontReport,
     ScoreReport,
@@ -83,21 +84,23 @@ def score(
             raise UsageError(f"The plot is written beside the front as .svg; give --out the name {out.stem}.json.")
         check_writable(out.with_suffix(".svg"))
     with progress() as report:
-        prepared = prepare(model, data, config, labels=labels, random_data=bool(random_data))
-        if points is not None:
-            found: ScoreReport | FrontReport | SubnetworksReport = _front(prepared, config, points, out, report)
-        elif count is not None:
-            found = _many(prepared, config, count, out, report)
-        else:
-            scores, widths = score_units(prepared, config, report)
-            found = score_report(prepared.analysis, scores, widths, config)
+        clock = StageClock(report, ["load", "score"])
+        with clock.stage("load"):
+            prepared = prepare(model, data, config, labels=labels, random_data=bool(random_data))
+        with clock.stage("score") as tell:
+            if points is not None:
+                found: ScoreReport | FrontReport | SubnetworksReport = _front(prepared, config, points, out, tell)
+            elif count is not None:
+                found = _many(prepared, config, count, out, tell)
+            else:
+                scores, widths = score_units(prepared, config, tell)
+                found = score_report(prepared.analysis, scores, widths, config)
     text = found.model_dump_json(indent=2)
     write_json(text, None if out is None else str(out))
     write_json(text, json_path)
     if json_path != "-":
-        output().print(_table(found))
-    for note in found.notes:
-        messages().print(f"note: {note}", markup=False, soft_wrap=True)
+        output().print(found)
+    say_notes(found.notes)
 
 
 def _front(
@@ -105,7 +108,7 @@ def _front(
 ) -> FrontReport:
     found = front_report(prepared.analysis, path(prepared, config, points, report), config)
     if out:
-        write_text(front_plot(found), out.with_suffix(".svg"))
+        write_result(front_plot(found), out.with_suffix(".svg"))
     return found
 
 
@@ -119,33 +122,6 @@ def _many(
         targets = [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(1, len(found) + 1)]
         for one, target in zip(found, targets, strict=True):
             widths = [int(one.kept[group.units].sum()) for group in prepared.analysis.groups]
-            write_text(score_report(prepared.analysis, one.scores, widths, config).model_dump_json(indent=2), target)
+            write_result(score_report(prepared.analysis, one.scores, widths, config).model_dump_json(indent=2), target)
         files = [target.name for target in targets]
     return subnetworks_report(prepared.analysis, found, files, count, config)
-
-
-def _table(found: ScoreReport | FrontReport | SubnetworksReport) -> Table:
-    if isinstance(found, FrontReport):
-        table = _headed("λ", "Units kept", "Loss expected", "Loss measured")
-        for point in found.points:
-            losses = (f"{point.program_loss:.4f}", f"{point.measured_loss:.4f}")
-            table.add_row(f"{point.loss_weight:.3g}", f"{point.share_kept:.1%}", *losses)
-        return table
-    if isinstance(found, SubnetworksReport):
-        table = _headed("Seed", "Loss", "Shared with the first", "File")
-        for one in found.subnetworks:
-            table.add_row(str(one.seed), f"{one.measured_loss:.4f}", f"{one.overlap:.1%}", one.file or "")
-        return table
-    table = _headed("Group", "Width", "Kept", "Lowest", "Median", "Highest")
-    for group in found.groups:
-        ordered = sorted(group.importance)
-        figures = (ordered[0], ordered[len(ordered) // 2], ordered[-1])
-        table.add_row(group.name, str(group.before), str(group.after), *(f"{v:.4f}" for v in figures))
-    return table
-
-
-def _headed(*columns: str) -> Table:
-    table = Table(title=None, header_style="bold")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", overflow="fold")
-    return table

@@ -10,10 +10,8 @@ from oamip_onnx.importance.protocol import (
     Criterion,
     ImportanceContext,
     Judge,
-    Progress,
     criterion,
     score,
-    silent,
 )
 from oamip_onnx.importance.random_draw import random_draw
 from oamip_onnx.importance.response import response_scores
@@ -31,7 +29,6 @@ __all__ = [
     "Judge",
     "Loss",
     "OamipSettings",
-    "Progress",
     "Scores",
     "Subnetwork",
     "activation",
@@ -46,7 +43,6 @@ __all__ = [
     "random_draw",
     "response_scores",
     "score",
-    "silent",
     "single_removal",
     "subnetworks",
     "walk",

@@ -111,7 +111,7 @@ def walk(context: ImportanceContext, count: int) -> Iterator[FrontPoint]:
         # Without planned widths every form says what it expects.
         expected = float("nan") if scores.expected_loss is None else scores.expected_loss
         yield FrontPoint(weight, scores, kept, expected, measured.loss(measured(kept)))
-        context.report("path", (number + 1) / count)
+        context.report("path", number + 1, count)
 
 
 def subnetworks(context: ImportanceContext, criterion: str, count: int) -> list[Subnetwork]:
@@ -136,7 +136,7 @@ def subnetworks(context: ImportanceContext, criterion: str, count: int) -> list[
         if not any((kept == other.kept).all() for other in found):
             overlap = float((kept & found[0].kept).sum() / max(kept.sum(), 1)) if found else 1.0
             found.append(Subnetwork(seed, scores, kept, measured.loss(measured(kept)), overlap))
-        context.report("subnetworks", len(found) / count)
+        context.report("subnetworks", len(found), count)
         if len(found) == count:
             break
     return found

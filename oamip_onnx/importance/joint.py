@@ -82,7 +82,7 @@ def joint_scores(context: ImportanceContext, options: JointOptions | None = None
     bounds = [_bounds(context, network, feeds, options) for feeds in fed]
     results: list[SolverResult] = []
     for step in range(settings.reweightings + 1):
-        context.report(f"{options.form} form", step / (settings.reweightings + 1))
+        context.report(f"{options.form} form", step, settings.reweightings + 1)
         joints = [
             joint_program(network, feeds, targets[part], options, own)
             for part, feeds, own in zip(parts, fed, bounds, strict=True)

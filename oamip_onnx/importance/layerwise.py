@@ -77,7 +77,7 @@ def layerwise_scores(context: ImportanceContext) -> Scores:
         if ends:  # units that nothing reads are worth nothing
             layers.append(number)
             features.append(_features(context, group, ends, samples, loss))
-        context.report("layer-wise activations", (number + 1) / len(context.analysis.groups))
+        context.report("layer-wise activations", number + 1, len(context.analysis.groups))
     heads = [
         head_of(result) for result in context.run(fit_head, [_head_task(context, f, loss) for f in features], "heads")
     ]

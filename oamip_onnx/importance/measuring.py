@@ -102,7 +102,7 @@ def measure(
     changes = np.empty((len(units), base.size))
     for position, values in enumerate(responses.around(alive, units)):
         changes[position] = (values - base).ravel()
-        context.report(task, (position + 1) / len(units))
+        context.report(task, position + 1, len(units))
     return Measured(units, base, changes, ~alive[units], context.analysis.group_of_unit()[units])
 
 

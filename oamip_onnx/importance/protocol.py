@@ -14,23 +14,16 @@ from oamip_onnx.formulation import Program
 from oamip_onnx.importance.scores import Scores
 from oamip_onnx.importance.settings import OamipSettings
 from oamip_onnx.model import Array, Model
+from oamip_onnx.progress import Progress, Step, silent
 from oamip_onnx.runtime import RuntimeOptions
 from oamip_onnx.solvers import Solution, solve_all
 from oamip_onnx.tasks import TaskData, TaskFunction, TaskOptions, run_tasks
-
-Progress = Callable[[str, float], None]
-"""Called with the stage and the share of it that is done."""
-
 
 Judge = Callable[[BoolArray], float]
 """Returns the loss of what a subset becomes, for choosing between subsets."""
 
 # Tasks with fewer numbers than this together are done sooner than processes start; the results are the same.
 _WORTH_A_POOL = 3_000_000
-
-
-def silent(_stage: str, _share: float) -> None:
-    """Report progress to nobody."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +46,7 @@ class ImportanceContext:
     logits
         Name of the tensor that the loss is taken of (`find_logits`).
     progress
-        Called with the stage and the share of it that is done.
+        Called with each step.
     oamip
         Settings of OAMIP.
     judge
@@ -122,11 +115,11 @@ class ImportanceContext:
         return replace(tasks, workers=1) if size < _WORTH_A_POOL and not tasks.workers else tasks
 
     def _watch(self, incumbent: float, gap: float, share: float) -> None:
-        self.report(f"search: incumbent {incumbent:.4g}, gap {gap:.1%}", share)
+        (self.progress or silent)(Step("search", share, incumbent=incumbent, gap=gap))
 
-    def report(self, stage: str, share: float) -> None:
+    def report(self, task: str, done: float, total: float = 1.0) -> None:
         """Pass progress on to whoever listens."""
-        (self.progress or silent)(stage, share)
+        (self.progress or silent)(Step(task, done, total))
 
 
 class Criterion(Protocol):

@@ -18,5 +18,5 @@ def single_removal(context: ImportanceContext) -> Scores:
     every = np.ones(len(values), dtype=np.bool_)
     for unit, without in enumerate(responses.around(every, np.arange(len(values)))):
         values[unit] = responses.loss(without)
-        context.report("single removals", (unit + 1) / len(values))
+        context.report("single removals", unit + 1, len(values))
     return Scores(values, "removal")

@@ -18,7 +18,7 @@ from oamip_onnx.solvers.diagnosis import check_numbers, no_solution
 from oamip_onnx.solvers.protocol import Capability, Solution
 from oamip_onnx.solvers.result import SolverResult, SolverStatus
 from oamip_onnx.solvers.tangents import TangentCuts, include_handler
-from oamip_onnx.solvers.watching import include_watch
+from oamip_onnx.solvers.watching import Trace, include_trace, trace_point
 
 # SCIP may end with these although it has found points.
 _WITHOUT_OPTIMUM = {"unbounded", "inforunbd"}
@@ -85,9 +85,12 @@ class IntegerSolver:
             _add_start(model, variables, residuals, program, program.start)
             if start is not program.start:
                 _add_start(model, variables, residuals, program, start)
-        include_watch(model, self.nodes)
+        trace = include_trace(model, self.nodes)
         model.optimize()
+        trace.add(trace_point(model))
         status = str(model.getStatus())
+        if status == "userinterrupt":  # SCIP catches the signal itself
+            raise KeyboardInterrupt
         seconds = time.perf_counter() - began
         if model.getNSols() == 0 or status in _WITHOUT_OPTIMUM:
             advice = "raise the node or time limit, or relax the budget"
@@ -96,7 +99,7 @@ class IntegerSolver:
         x = program.with_tight_losses(np.array([model.getSolVal(best, v) for v in variables]))
         if self.relaxed and program.binary_count:
             notes.append(f"{program.binary_count} binaries were relaxed.")
-        return Solution(x, _record(program, engine, model, x, seconds=seconds, notes=notes))
+        return Solution(x, _record(program, engine, model, x, seconds=seconds, notes=notes, trace=trace))
 
     def _model(self, program: Program) -> tuple[Any, list[Any], list[Any]]:
         """Return SCIP's model, its variables in the program's order, and those of the squared term."""
@@ -207,7 +210,14 @@ def _add_start(model: Any, variables: list[Any], residuals: list[Any], program: 
 
 
 def _record(
-    program: Program, engine: str, model: Any, x: FloatArray, *, seconds: float, notes: list[str]
+    program: Program,
+    engine: str,
+    model: Any,
+    x: FloatArray,
+    *,
+    seconds: float,
+    notes: list[str],
+    trace: Trace,
 ) -> SolverResult:
     value, found = program.objective(x), float(model.getDualbound())
     # A search that ends before its first relaxation is solved has proven nothing.
@@ -222,5 +232,14 @@ def _record(
         advice.append(f"The search ended at {what} {proven}; raise it, or relax the states.")
     status = SolverStatus.OPTIMAL if optimal else SolverStatus.LIMIT
     return SolverResult(
-        program.task, engine, status, value, bound, gap, int(model.getNTotalNodes()), seconds, " ".join(advice)
+        program.task,
+        engine,
+        status,
+        value,
+        bound,
+        gap,
+        int(model.getNTotalNodes()),
+        seconds,
+        " ".join(advice),
+        trace.points,
     )

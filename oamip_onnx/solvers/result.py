@@ -16,6 +16,15 @@ class SolverStatus(StrEnum):
 
 
 @dataclass(frozen=True)
+class TracePoint:
+    """Where a search stood: after this many seconds, with this best value and this proven bound (None: none yet)."""
+
+    seconds: float
+    incumbent: float | None
+    bound: float | None
+
+
+@dataclass(frozen=True)
 class SolverResult:
     """Outcome of one program.
 
@@ -39,6 +48,8 @@ class SolverResult:
         Wall-clock time of the solve.
     advice
         What the user can do when the status is not optimal; empty otherwise.
+    trace
+        How incumbent and bound came together, for engines that search; empty elsewhere.
     """
 
     task: str
@@ -50,3 +61,4 @@ class SolverResult:
     nodes: int
     seconds: float
     advice: str = ""
+    trace: tuple[TracePoint, ...] = ()

@@ -1,6 +1,6 @@
 """Solving a program as a task: packed into arrays, so that a worker process or a cache can take it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,15 +16,17 @@ from oamip_onnx.formulation.program import (
     SquaredTerms,
     VariableBlock,
 )
+from oamip_onnx.progress import Progress
 from oamip_onnx.solvers.options import SolverOptions
 from oamip_onnx.solvers.protocol import Solution
-from oamip_onnx.solvers.result import SolverResult, SolverStatus
+from oamip_onnx.solvers.result import SolverResult, SolverStatus, TracePoint
 from oamip_onnx.solvers.select import solve
 from oamip_onnx.solvers.watching import Watch, watching
 from oamip_onnx.tasks import TaskData, TaskOptions, run_tasks
 
-# Part of what a cached solution is found by: raised when the same program would be solved to another solution.
-_FORMAT = 1
+# Part of what a cached solution is found by: raised when the same program would be solved to another solution, or its
+# record has other fields.
+_FORMAT = 2
 
 
 def solve_all(
@@ -32,7 +34,7 @@ def solve_all(
     options: SolverOptions | None = None,
     tasks: TaskOptions | None = None,
     watch: Watch | None = None,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Solution]:
     """Return the solutions of independent programs, in order, solved side by side where there are several.
 
@@ -47,7 +49,7 @@ def solve_all(
     watch
         Follows searches that run in this process.
     progress
-        Called with the stage and the share of programs that are solved, where there are several.
+        Called with how many programs are solved, where there are several.
 
     Raises
     ------
@@ -58,10 +60,13 @@ def solve_all(
     inputs = [pack(program, settings) for program in programs]
     with watching(watch):
         results = run_tasks(solve_packed, inputs, tasks, progress if len(inputs) > 1 else None, "programs")
-    return [
-        Solution(np.array(r.arrays["x"]), SolverResult(**{**r.settings, "status": SolverStatus(r.settings["status"])}))
-        for r in results
-    ]
+    return [Solution(np.array(r.arrays["x"]), _result(r.settings)) for r in results]
+
+
+def _result(settings: Mapping[str, Any]) -> SolverResult:
+    """Return the record of a solve from its JSON values."""
+    trace = tuple(TracePoint(**point) for point in settings["trace"])
+    return SolverResult(**{**settings, "status": SolverStatus(settings["status"]), "trace": trace})
 
 
 def solve_packed(data: TaskData) -> TaskData:

@@ -5,3 +5,5 @@ from oamip_onnx.errors import OamipError
 
 class WorkerError(OamipError):
     """Tasks cannot be run: worker processes end, do not answer, or have other software than this process."""
+
+    code = "worker"

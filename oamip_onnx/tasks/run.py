@@ -2,12 +2,13 @@
 
 import logging
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from oamip_onnx.errors import UsageError
+from oamip_onnx.progress import Progress, Step
 from oamip_onnx.tasks.cache import Cache, task_key
 from oamip_onnx.tasks.call import Outcome, TaskFunction, name_of
 from oamip_onnx.tasks.cluster import Scheduler, run_on_cluster
@@ -50,7 +51,7 @@ def run_tasks(
     function: TaskFunction,
     inputs: Sequence[TaskData],
     options: TaskOptions | None = None,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
     stage: str = "tasks",
 ) -> list[TaskData]:
     """Run a function on every input; the results are the same bits wherever the tasks run.
@@ -67,7 +68,7 @@ def run_tasks(
     options
         Where to run them.
     progress
-        Called with `stage` and the share of tasks that are done, cached ones included.
+        Called with `stage` and how many tasks are done, cached ones included.
     stage
         What the tasks are called in the progress and the log.
 
@@ -96,7 +97,7 @@ def run_tasks(
         results = {number: kept for number, key in enumerate(keys) if (kept := cache.get(key)) is not None}
         _LOG.info("%s: %d of %d are in the cache.", stage, len(results), len(inputs))
     if results and progress is not None:
-        progress(stage, len(results) / len(inputs))
+        progress(Step(stage, len(results), len(inputs)))
     waiting = {number: data for number, data in enumerate(inputs) if number not in results}
     with closing(_outcomes(function, waiting, options)) as outcomes:
         for number, result in _results(outcomes, waiting):
@@ -104,7 +105,7 @@ def run_tasks(
             if cache is not None:
                 cache.put(keys[number], result)
             if progress is not None:
-                progress(stage, len(results) / len(inputs))
+                progress(Step(stage, len(results), len(inputs)))
     return [results[number] for number in range(len(inputs))]
 
 
