@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from oamip_onnx.benching import benchmark as benchmark
     from oamip_onnx.config import PruneConfig as PruneConfig
     from oamip_onnx.errors import OamipError as OamipError
     from oamip_onnx.pipeline import PruneResult as PruneResult
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
 
 __version__ = version("oamip-onnx")
 
-__all__ = ["OamipError", "PruneConfig", "PruneResult", "__version__", "prune"]
+__all__ = ["OamipError", "PruneConfig", "PruneResult", "__version__", "benchmark", "prune"]
 
 _HOMES = {
     "OamipError": "oamip_onnx.errors",
     "PruneConfig": "oamip_onnx.config",
     "PruneResult": "oamip_onnx.pipeline",
+    "benchmark": "oamip_onnx.benching",
     "prune": "oamip_onnx.pipeline",
 }
 

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +16,13 @@ from oamip_onnx.runtime import RuntimeOptions
 
 BUSY_LOAD_PER_CORE = 0.5
 NOISY_SPREAD = 1.5
+
+# A sweep may have many noisy rows; a sentence names this many.
+_NAMED = 3
+
+# Where Linux says how the CPU chooses its frequency; the drivers of AMD and others, and of Intel, say it differently.
+_FREQUENCY_FILES = Path("/sys/devices/system/cpu")
+_UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,11 @@ class Environment:
         The version of Python; the fields after it are those of the packages.
     load_before, load_after
         The load average over one minute; afterwards it includes the benchmark itself.
+    frequency_governor
+        How the operating system chooses the CPU's frequency, such as ``performance``; ``unknown`` where it does not
+        tell.
+    frequency_boost
+        Whether the CPU may go beyond its nominal frequency: ``on``, ``off`` or ``unknown``.
     """
 
     cpu: str
@@ -55,6 +67,8 @@ class Environment:
     oamip_onnx: str
     load_before: float
     load_after: float
+    frequency_governor: str = _UNKNOWN
+    frequency_boost: str = _UNKNOWN
 
     def after(self) -> "Environment":
         """Return the same environment with the load as it is now."""
@@ -81,6 +95,8 @@ def describe_environment(options: RuntimeOptions) -> Environment:
         oamip_onnx=_version("oamip-onnx"),
         load_before=load,
         load_after=load,
+        frequency_governor=_read(_FREQUENCY_FILES / "cpu0/cpufreq/scaling_governor") or _UNKNOWN,
+        frequency_boost=_boost(),
     )
 
 
@@ -103,19 +119,62 @@ def warnings(environment: Environment, latencies: Mapping[str, Latency], *, mini
             f"The machine was busy before the benchmark (load {environment.load_before:.1f} on "
             f"{environment.logical_cores} cores), so the run times may be too long; end other programs, measure again."
         )
-    for name, latency in latencies.items():
-        spread = latency.p90_ms / latency.p50_ms
-        if spread > NOISY_SPREAD:
-            found.append(
-                f"The run times of {name} vary widely (p90 is {spread:.1f} times p50); "
-                "end other programs or use fewer threads, and measure again."
-            )
-        if latency.runs < minimum_runs:
-            found.append(
-                f"The time limit left only {latency.runs} of {minimum_runs} runs for {name}; "
-                "raise the limit or use a smaller batch."
-            )
+    spreads = {
+        name: one.p90_ms / one.p50_ms for name, one in latencies.items() if one.p90_ms > NOISY_SPREAD * one.p50_ms
+    }
+    if spreads:
+        largest = max(spreads.values())
+        found.append(
+            f"The run times of {_enumerated(spreads)} vary widely (p90 is {'up to ' if len(spreads) > 1 else ''}"
+            f"{largest:.1f} times p50); end other programs or use fewer threads, and measure again."
+        )
+    short = {name: latency.runs for name, latency in latencies.items() if latency.runs < minimum_runs}
+    if short:
+        found.append(
+            f"The time limit left only {min(short.values())} of {minimum_runs} runs for {_enumerated(short)}; "
+            "raise the limit or use a smaller batch."
+        )
     return found
+
+
+def _enumerated(names: Iterable[str]) -> str:
+    """Return the first three names, and how many more there are."""
+    first, rest = list(names)[:_NAMED], list(names)[_NAMED:]
+    if rest:
+        return f"{', '.join(first)} and {len(rest)} more"
+    return " and ".join(filter(None, [", ".join(first[:-1]), first[-1]]))
+
+
+def frequency_warning(environment: Environment) -> str:
+    """Return a sentence if the CPU changes its frequency by itself, and otherwise an empty text."""
+    scales = environment.frequency_governor not in {"performance", _UNKNOWN}
+    if not scales and environment.frequency_boost != "on":
+        return ""
+    reasons = [f"its governor is {environment.frequency_governor!r}"] if scales else []
+    reasons += ["its boost is on"] if environment.frequency_boost == "on" else []
+    remedy = "choose the governor 'performance'" if scales else "switch the boost off"
+    return (
+        f"The CPU changes its frequency with load and heat ({' and '.join(reasons)}), so that times of different "
+        f"benchmarks differ, while ratios within one do not; {remedy} to compare with another benchmark."
+    )
+
+
+def _boost() -> str:
+    boost = _read(_FREQUENCY_FILES / "cpufreq/boost")
+    if boost:
+        return "on" if boost == "1" else "off"
+    no_turbo = _read(_FREQUENCY_FILES / "intel_pstate/no_turbo")
+    if no_turbo:
+        return "off" if no_turbo == "1" else "on"
+    return _UNKNOWN
+
+
+def _read(path: Path) -> str:
+    """Return the content of a file of the system, or an empty text where there is none."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""  # another system, or a virtual machine whose host decides
 
 
 def _load() -> float:

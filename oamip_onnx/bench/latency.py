@@ -1,23 +1,20 @@
 """Times models against each other: alive together, in random turns, until the medians can be trusted."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
+from oamip_onnx.bench.sessions import Feeds, Model, check_feeds, start_session
 from oamip_onnx.bench.statistics import Latency, Samples, Speedup, compare, summarise
-from oamip_onnx.errors import DataError, UsageError
-from oamip_onnx.runtime import RuntimeOptions, Session
+from oamip_onnx.errors import UsageError
+from oamip_onnx.runtime import RuntimeOptions
 
 # Of the time that the fuse allows, the share that warming up may take: slow models still get measured.
 _WARMUP_SHARE = 0.25
-
-Model = onnx.ModelProto | Path
-Feeds = Mapping[str, npt.NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
@@ -34,6 +31,8 @@ class BenchSettings:
         The benchmark ends after this time, whatever the minimums say.
     maximum_runs
         The measurement ends after this many runs of each model: a tiny model need not fill the minimum seconds.
+    cold_processes
+        How many fresh processes each model is started in for its cold start; 0 leaves it out.
     """
 
     minimum_runs: int = 50
@@ -42,6 +41,7 @@ class BenchSettings:
     warmup_seconds: float = 0.5
     maximum_seconds: float = 120.0
     maximum_runs: int = 50_000
+    cold_processes: int = 3
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
@@ -139,17 +139,9 @@ def measure_latency(
     """
     if not models:
         raise UsageError("A benchmark needs at least one model; name one.")
-    sessions = [Session(model, options) for model in models]
-    wanted = options.provider_names()[0]
-    for session in sessions:
-        # ONNX Runtime takes the CPU without an error when a provider's libraries do not load.
-        if session.provider != wanted:
-            raise UsageError(
-                f"ONNX Runtime offers {wanted} but fell back to {session.provider}, so the figures would be of the "
-                "wrong device; install the libraries that the provider needs, or use --provider cpu."
-            )
+    sessions = [start_session(model, options) for model in models]
     for position, (model, session) in enumerate(zip(models, sessions, strict=True), start=1):
-        _check_feeds(session, feeds, str(model) if isinstance(model, Path) else f"model {position}")
+        check_feeds(session, feeds, str(model) if isinstance(model, Path) else f"model {position}")
     runners = [session.bind(feeds) for session in sessions]
     samples_ms = interleave(runners, settings or BenchSettings(), np.random.default_rng(seed))
     return Measurement(samples_ms, seed)
@@ -199,24 +191,3 @@ def interleave(
         settings.minimum_runs, settings.minimum_seconds, settings.maximum_runs, start + settings.maximum_seconds
     )
     return np.asarray(rounds, np.float64).T * 1e3
-
-
-def _check_feeds(session: Session, feeds: Feeds, model: str) -> None:
-    expected = {info.name: info for info in session.inputs}
-    if set(expected) != set(feeds):
-        raise DataError(
-            f"The inputs of {model} are {', '.join(map(repr, expected)) or 'none'}, but the benchmark's data hold "
-            f"{', '.join(map(repr, feeds)) or 'nothing'}; give one array for each input, by its name."
-        )
-    for name, info in expected.items():
-        array = feeds[name]
-        fits = len(array.shape) == len(info.shape) and all(
-            not isinstance(want, int) or want == have for want, have in zip(info.shape, array.shape, strict=False)
-        )
-        if array.dtype != info.dtype or not fits:
-            want = ", ".join("?" if size is None else str(size) for size in info.shape)
-            have = ", ".join(map(str, array.shape))
-            raise DataError(
-                f"Input {name!r} of {model} takes {info.dtype} of shape ({want}), but the benchmark's array is "
-                f"{array.dtype} of shape ({have}); convert it."
-            )

@@ -35,22 +35,25 @@ class Latency:
         The median and the two upper percentiles.
     runs
         The number of measured runs.
+    percentiles_ms
+        The 0th, 1st, … 100th percentile, 101 in all: enough to draw the distribution.
     """
 
     p50_ms: float
     p90_ms: float
     p99_ms: float
     runs: int
+    percentiles_ms: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Speedup:
-    """How many times as fast the pruned model runs.
+    """How many times as fast as the reference a model runs.
 
     Attributes
     ----------
     median
-        The median, over pairs of neighbouring runs, of the original's time divided by the pruned model's.
+        The median, over pairs of neighbouring runs, of the reference's time divided by the model's.
     low, high
         The bootstrap interval that holds the true median with 95 % confidence, widened by the 1 % by which two loads
         of the same model may differ.
@@ -75,6 +78,27 @@ class Speedup:
         return f"slower: {self.median:.{digits}f} times as fast ({interval})"
 
 
+@dataclass(frozen=True)
+class SlowDown:
+    """How many times as long a model takes as it once did: the ratio of two medians that were measured apart.
+
+    Attributes
+    ----------
+    ratio
+        The median now divided by the median then.
+    low, high
+        The interval that holds the true ratio with 95 % confidence, widened as that of `Speedup`.
+    """
+
+    ratio: float
+    low: float
+    high: float
+
+    def exceeds(self, limit: float) -> bool:
+        """Return whether it is slower by more than the share `limit`, and the interval rules out no change."""
+        return self.ratio > 1 + limit and self.low > 1
+
+
 def summarise(samples_ms: Samples) -> Latency:
     """Return the percentiles of the run times.
 
@@ -85,8 +109,65 @@ def summarise(samples_ms: Samples) -> Latency:
     """
     if len(samples_ms) == 0:
         raise UsageError("No run was measured; raise the number of runs or the seconds of the benchmark.")
-    p50, p90, p99 = (float(p) for p in np.percentile(samples_ms, (50, 90, 99)))
-    return Latency(p50, p90, p99, len(samples_ms))
+    percentiles = tuple(float(p) for p in np.percentile(samples_ms, np.arange(101)))
+    return Latency(percentiles[50], percentiles[90], percentiles[99], len(samples_ms), percentiles)
+
+
+def median_interval(samples_ms: Samples, *, seed: int = 0) -> tuple[float, float]:
+    """Return the interval that holds the true median with 95 % confidence, in milliseconds.
+
+    Parameters
+    ----------
+    samples_ms
+        The run times in the order in which they were measured.
+    seed
+        Seed of the bootstrap.
+
+    Raises
+    ------
+    UsageError
+        If there are none.
+    """
+    if len(samples_ms) == 0:
+        raise UsageError("No run was measured; raise the number of runs or the seconds of the benchmark.")
+    if len(samples_ms) < _FEWEST_PAIRS:
+        return float(samples_ms.min()), float(samples_ms.max())
+    low, high = _median_interval(samples_ms, np.random.default_rng(seed))
+    # Percentiles of resamples of a series with a trend may pass by its median.
+    median = float(np.median(samples_ms))
+    return min(low, median), max(high, median)
+
+
+def slow_down(
+    before_ms: float, before_interval_ms: tuple[float, float], now_ms: float, now_interval_ms: tuple[float, float]
+) -> SlowDown:
+    """Return the ratio of two medians that were measured apart, from each median and its own interval.
+
+    The interval of the ratio comes from the two intervals on the logarithmic scale, where the ratio is a difference,
+    by the method of variance estimates recovery (Donner & Zou 2012). A machine that was slower in one of the two
+    measurements is not in these intervals: the limit that a slow-down is held against must leave room for it.
+
+    Parameters
+    ----------
+    before_ms, before_interval_ms
+        The median then, and its 95 % interval.
+    now_ms, now_interval_ms
+        The same now.
+
+    Raises
+    ------
+    UsageError
+        If a median is not positive or outside its interval.
+    """
+    for median, (low, high) in ((before_ms, before_interval_ms), (now_ms, now_interval_ms)):
+        if not 0 < low <= median <= high:
+            raise UsageError(f"The median {median} ms is not inside its interval, {low} to {high} ms; measure again.")
+    before, before_low, before_high = np.log((before_ms, *before_interval_ms))
+    now, now_low, now_high = np.log((now_ms, *now_interval_ms))
+    margin = math.log1p(_PLACEMENT_SHIFT)
+    low = now - before - math.hypot(now - now_low, before_high - before) - margin
+    high = now - before + math.hypot(now_high - now, before - before_low) + margin
+    return SlowDown(now_ms / before_ms, math.exp(low), math.exp(high))
 
 
 def compare(original_ms: Samples, pruned_ms: Samples, *, seed: int = 0) -> Speedup:

@@ -1,84 +1,138 @@
-"""`oamip bench`: latency of ONNX files against each other."""
+"""`oamip bench`: latency, cold start and memory of ONNX files against each other."""
 
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from oamip_onnx.bench import BenchSettings, Measurement, describe_environment, measure_latency, warnings
-from oamip_onnx.calibration import load_samples, random_samples
+from oamip_onnx.bench import BenchSettings
+from oamip_onnx.benching import benchmark
 from oamip_onnx.cli import options
-from oamip_onnx.cli.app import app, check_json_target, messages, output, parse_input_shapes, write_json
-from oamip_onnx.errors import DataError, ModelError
-from oamip_onnx.model import Array, Model, bind_inputs, infer_shapes, load_model
-from oamip_onnx.report import BenchReport, bench_report
-from oamip_onnx.runtime import RuntimeOptions
+from oamip_onnx.cli.app import app, parse_input_shapes
+from oamip_onnx.cli.display import progress
+from oamip_onnx.cli.streams import check_json_target, output, say_notes, write_json
+from oamip_onnx.errors import RegressionError, UsageError
+from oamip_onnx.report import regression_sentence
 
-EPILOG = "Example: oamip bench model.onnx small.onnx --threads 1"
+EPILOG = "Example: oamip bench model.onnx small.onnx --threads 1,2 --batch 1,8"
+
+_DEFAULT_MAX_SLOW_DOWN = "5%"
+
+Providers = Annotated[list[str] | None, typer.Option(help="ONNX Runtime providers: cpu, cuda, …", metavar="NAME,…")]
+Threads = Annotated[list[str] | None, typer.Option(help="Threads; 0: ONNX Runtime's own choice.", metavar="N,…")]
+Batches = Annotated[list[str] | None, typer.Option(help="Samples a run.", metavar="N,…")]
+Variants = Annotated[
+    list[str] | None, typer.Option("--variant", help="Measure int8 or float16 as well.", metavar="NAME,…")
+]
+InputShapes = Annotated[
+    list[str] | None, typer.Option(help="Shape of a dynamic input; again: another.", metavar="NAME=1,3,224,224")
+]
 
 
 @app.command(epilog=EPILOG)
 def bench(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="ONNX files; the first is the reference.")],
+    *,
     data: options.Data = None,
-    batch: Annotated[int, typer.Option(help="Samples a run.", metavar="N", min=1)] = 1,
-    input_shape: options.InputShape = None,
+    batch: Batches = None,
+    input_shape: InputShapes = None,
+    provider: Providers = None,
+    threads: Threads = None,
+    variant: Variants = None,
     seconds: Annotated[float, typer.Option(help="Measure each model at least so long.", min=0.0)] = 3.0,
     runs: Annotated[int, typer.Option(help="Measure each model at least so often.", min=2)] = 50,
-    provider: options.Provider = None,
-    threads: options.Threads = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the order of runs.", metavar="N")] = None,
+    no_cold_start: Annotated[bool, typer.Option("--no-cold-start", help="Start no fresh processes.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Show the time of each operator.")] = False,
+    compare: Annotated[str | None, typer.Option(help="Compare with an earlier --json.", metavar="PATH")] = None,
+    max_slowdown: Annotated[str | None, typer.Option(help="Exit with 1 above it [5%].", metavar="SHARE")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of samples and order.", metavar="N")] = None,
     json_path: options.Json = None,
 ) -> None:
-    """Measure latency, all models loaded, in random turns."""
+    """Measure latency, cold start and memory of models.
+
+    All models are loaded at once and run in random turns.
+    """
     check_json_target(json_path)
-    runtime = RuntimeOptions(provider or "cpu", threads or 0)
-    runtime.provider_names()
-    loaded = [load_model(model) for model in models]
-    feeds = _feeds(loaded, data, batch, parse_input_shapes(input_shape), seed or 0)
-    environment = describe_environment(runtime)
-    settings = BenchSettings(minimum_seconds=seconds, minimum_runs=runs)
-    measured = measure_latency([Path(m) for m in models], feeds, runtime, settings=settings, seed=seed or 0)
-    environment = environment.after()
-    notes = warnings(environment, dict(zip(models, measured.latencies, strict=True)), minimum_runs=runs)
-    report = bench_report(models, measured, asdict(environment), notes, batch)
+    if max_slowdown is not None and compare is None:
+        raise UsageError("--max-slowdown needs an earlier report to hold against; give it with --compare.")
+    with progress() as report_progress:
+        report = benchmark(
+            models,
+            data,
+            batches=_numbers(batch, "--batch"),
+            input_shapes=_shapes(input_shape),
+            providers=_items(provider) or ["cpu"],
+            threads=_numbers(threads, "--threads") or [0],
+            variants=_items(variant),
+            profile=profile,
+            compare=compare,
+            max_slow_down=_share(max_slowdown or _DEFAULT_MAX_SLOW_DOWN),
+            settings=_settings(seconds, runs, cold_start=not no_cold_start),
+            seed=seed or 0,
+            progress=report_progress,
+        )
     write_json(report.model_dump_json(indent=2), json_path)
     if json_path != "-":
-        _show(report, measured)
-    for note in notes:
-        messages().print(f"note: {note}", markup=False, soft_wrap=True)
+        output().print(report)
+    say_notes(report.notes)
+    if report.regressions():
+        raise RegressionError(regression_sentence(report))
 
 
-def _feeds(
-    models: list[Model], data: str | None, batch: int, shapes: dict[str, tuple[int, ...]], seed: int
-) -> dict[str, Array]:
-    """Return one batch for the first model; the others must take the same inputs."""
-    first = models[0]
-    for other in models[1:]:
-        if other.input_names != first.input_names:
-            raise ModelError(
-                f"The models cannot be compared: {str(first.path)!r} has the inputs {list(first.input_names)}, "
-                f"{str(other.path)!r} has {list(other.input_names)}."
+def _settings(seconds: float, runs: int, *, cold_start: bool) -> BenchSettings:
+    plain = BenchSettings()
+    return BenchSettings(
+        minimum_runs=runs,
+        minimum_seconds=seconds,
+        maximum_runs=max(plain.maximum_runs, runs),
+        cold_processes=plain.cold_processes if cold_start else 0,
+    )
+
+
+def _items(texts: Sequence[str] | None) -> list[str]:
+    """Return the parts of comma-separated texts."""
+    return [part.strip() for text in texts or () for part in text.split(",") if part.strip()]
+
+
+def _numbers(texts: Sequence[str] | None, option: str) -> list[int]:
+    parts = _items(texts)
+    wrong = [part for part in parts if not part.isdecimal()]
+    if wrong:
+        raise UsageError(f"{option} takes whole numbers such as 1,8; {wrong[0]!r} is none.")
+    return [int(part) for part in parts]
+
+
+def _share(text: str) -> float:
+    """Return a share that was given as 0.05 or as 5%."""
+    number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
+    try:
+        share = float(number) / (100 if percent else 1)
+    except ValueError as error:
+        raise UsageError(f"--max-slowdown takes a share such as 5% or 0.05, not {text!r}.") from error
+    if not 0 <= share < float("inf"):
+        raise UsageError(f"--max-slowdown takes a share from 0 on, not {text!r}; give one such as 5% or 0.05.")
+    return share
+
+
+def _shapes(texts: list[str] | None) -> list[dict[str, tuple[int, ...]]]:
+    """Return the shapes of every input; the second shape of one input belongs to the second of each other.
+
+    Raises
+    ------
+    UsageError
+        If inputs with several shapes have unequally many.
+    """
+    by_input: dict[str, list[tuple[int, ...]]] = {}
+    for text in texts or ():
+        for name, shape in parse_input_shapes([text]).items():
+            by_input.setdefault(name, []).append(shape)
+    count = max((len(shapes) for shapes in by_input.values()), default=0)
+    for name, shapes in by_input.items():
+        if len(shapes) not in {1, count}:
+            raise UsageError(
+                f"--input-shape gives {name!r} {len(shapes)} shapes and another input {count}; give each input one "
+                "shape for all, or equally many."
             )
-    if data is not None:
-        samples = load_samples(data, first)
-        if samples.count < batch:
-            raise DataError(f"The data {data!r} hold {samples.count} samples; --batch asks for {batch}.")
-        return next(samples.batches(batch))
-    types = infer_shapes(first, bind_inputs(first, None, shapes))
-    return next(random_samples(first, types, batch, seed).batches(batch))
-
-
-def _show(report: BenchReport, measured: Measurement) -> None:
-    table = Table(title=None, header_style="bold")
-    for column in ("Model", "p50", "p90", "p99", "Runs", "Against the first"):
-        table.add_column(column, justify="left" if column in {"Model", "Against the first"} else "right")
-    for number, entry in enumerate(report.models):
-        found = entry.latency_ms
-        against = measured.speedup(number).describe() if number else "reference"
-        table.add_row(
-            entry.path, f"{found.p50:.3f} ms", f"{found.p90:.3f} ms", f"{found.p99:.3f} ms", str(found.runs), against
-        )
-    output().print(table)
+    return [
+        {name: shapes[-1 if len(shapes) == 1 else turn] for name, shapes in by_input.items()} for turn in range(count)
+    ]

@@ -1,50 +1,249 @@
-"""What `bench` reports."""
+"""What `bench` reports, and its comparison with an earlier report."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
+from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ValidationError
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
-from oamip_onnx.bench import Measurement
-from oamip_onnx.report.schema import SCHEMA_VERSION, LatencyRecord, SpeedupRecord
+from oamip_onnx.bench import (
+    BenchModel,
+    Configuration,
+    ConfigurationResult,
+    median_interval,
+    slow_down,
+    times_by_operator,
+)
+from oamip_onnx.bench.environment import BUSY_LOAD_PER_CORE
+from oamip_onnx.errors import DataError
+from oamip_onnx.report.bench_records import (
+    BenchEntry,
+    ColdStartRecord,
+    ComparisonEntry,
+    ComparisonRecord,
+    ConfigurationRecord,
+    NodeRecord,
+    ProfileRecord,
+    configuration_labels,
+)
+from oamip_onnx.report.bench_tables import (
+    by_configuration,
+    caption,
+    comparison_grid,
+    latency_grid,
+    operator_grid,
+    percent,
+)
+from oamip_onnx.report.grid import Grid
+from oamip_onnx.report.records import latency_record
+from oamip_onnx.report.schema import SCHEMA_VERSION, OperatorRecord, Record, SpeedupRecord
+
+_SLOWEST_NODES = 10
+
+# What makes times of two benchmarks differ without a change of the model.
+_DECISIVE = (
+    *("cpu", "logical_cores", "operating_system", "onnxruntime", "python"),
+    *("frequency_governor", "frequency_boost"),
+)
 
 
-class BenchEntry(BaseModel):
-    """One model: latency, and speed-up against the first; None for the first itself."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    path: str
-    latency_ms: LatencyRecord
-    speedup: SpeedupRecord | None
-
-
-class BenchReport(BaseModel):
-    """Latencies of several models, measured together."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class BenchReport(Record):
+    """Models measured together: an entry for each model and configuration, the first model being the reference."""
 
     schema_version: int = SCHEMA_VERSION
-    batch: int
     models: list[BenchEntry]
     environment: dict[str, str | int | float]
+    settings: dict[str, int | float]
     notes: list[str]
+    comparison: ComparisonRecord | None = None
+
+    def regressions(self) -> list[ComparisonEntry]:
+        """Return what runs slower than in the report it was compared with, by more than is allowed."""
+        return [] if self.comparison is None else [entry for entry in self.comparison.entries if entry.regressed]
+
+    def tables(self) -> list[Table]:
+        """Return what `print` of rich shows, without its captions: latencies, operators, comparison."""
+        return [part.table() for part in self._parts() if isinstance(part, Grid)]
+
+    def __rich__(self) -> Group:
+        return Group(*self._parts())
+
+    def _parts(self) -> list[Grid | Text]:
+        groups = by_configuration(self.models)
+        parts: list[Grid | Text] = [latency_grid(groups), Text(caption(groups))]
+        parts += [operator_grid(entries, label) for label, entries in groups if entries[0].profile]
+        if self.comparison is not None:
+            parts += [Text(f"Against {self.comparison.file}:"), comparison_grid(self.comparison)]
+        return parts
 
 
 def bench_report(
-    paths: Sequence[str],
-    measured: Measurement,
+    models: Sequence[BenchModel],
+    results: Sequence[ConfigurationResult],
     environment: Mapping[str, str | int | float],
+    settings: Mapping[str, int | float],
     notes: Sequence[str],
-    batch: int,
 ) -> BenchReport:
-    """Return the report of one measurement."""
-    entries = [
-        BenchEntry(
-            path=path,
-            latency_ms=LatencyRecord(p50=found.p50_ms, p90=found.p90_ms, p99=found.p99_ms, runs=found.runs),
-            speedup=SpeedupRecord(**asdict(measured.speedup(number))) if number else None,
+    """Return the report of a benchmark."""
+    entries = [_entry(models, result, number) for result in results for number in range(len(models))]
+    return BenchReport(models=entries, environment=dict(environment), settings=dict(settings), notes=list(notes))
+
+
+def _entry(models: Sequence[BenchModel], result: ConfigurationResult, number: int) -> BenchEntry:
+    model, measured = models[number], result.latency
+    found = measured.latencies[number]
+    return BenchEntry(
+        name=model.name,
+        path=model.path,
+        variant=model.variant or None,
+        size_bytes=model.size_bytes,
+        configuration=ConfigurationRecord.of(result.configuration),
+        latency_ms=latency_record(found),
+        median_interval_ms=median_interval(measured.samples_ms[number], seed=measured.seed),
+        samples_per_second=result.configuration.inputs.samples / found.p50_ms * 1e3,
+        speedup=SpeedupRecord(**asdict(measured.speedup(number))) if number else None,
+        cold_start=ColdStartRecord(**asdict(result.cold_starts[number])) if result.cold_starts else None,
+        profile=_profile(result, number) if result.profiles else None,
+    )
+
+
+def _profile(result: ConfigurationResult, number: int) -> ProfileRecord:
+    times = result.profiles[number]
+    slowest = sorted(times, key=lambda time: -time.milliseconds)[:_SLOWEST_NODES]
+    return ProfileRecord(
+        operators=[OperatorRecord(operator=o, milliseconds=ms) for o, ms in times_by_operator(times).items()],
+        slowest_nodes=[NodeRecord(**asdict(time)) for time in slowest],
+        runs=result.profile_runs,
+    )
+
+
+def read_bench_report(path: Path) -> BenchReport:
+    """Return a report that `oamip bench --json` wrote.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, is no JSON, has another schema version, or holds something else.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"The report {str(path)!r} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise DataError(f"{str(path)!r} is no JSON; give a file that oamip bench --json has written.") from error
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version is not None and version != SCHEMA_VERSION:
+        raise DataError(
+            f"The report {str(path)!r} has the schema version {version}; this version reads {SCHEMA_VERSION}. "
+            "Run the benchmark again."
         )
-        for number, (path, found) in enumerate(zip(paths, measured.latencies, strict=True))
+    try:
+        return BenchReport.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise DataError(
+            f"{str(path)!r} is no report of oamip bench --json: {where}: {first['msg']}. Give a file that it has "
+            "written."
+        ) from error
+
+
+def check_comparable(
+    models: Sequence[BenchModel], configurations: Sequence[Configuration], before: BenchReport, file: str
+) -> None:
+    """Raise unless an earlier report has a model and configuration of those to be measured.
+
+    Raises
+    ------
+    DataError
+        If it has none.
+    """
+    records = [ConfigurationRecord.of(configuration).model_dump_json() for configuration in configurations]
+    if {_key(entry) for entry in before.models}.isdisjoint(product([model.name for model in models], records)):
+        have = [f"{entry.name} on {', '.join(entry.configuration.parts())}" for entry in before.models]
+        raise DataError(
+            f"The report {file!r} holds none of the models in the configurations asked for; it holds "
+            f"{'; '.join(have) or 'nothing'}. Run the benchmark with the same paths and options as then."
+        )
+
+
+def compare_with(report: BenchReport, before: BenchReport, file: str, max_slow_down: float) -> BenchReport:
+    """Return the report with the comparison of its medians with those of an earlier report, and notes on it.
+
+    Parameters
+    ----------
+    report, before
+        The report and the earlier one.
+    file
+        Where the earlier one came from, for the sentences.
+    max_slow_down
+        The share by which a model may have become slower.
+    """
+    earlier = {_key(entry): entry for entry in before.models}
+    shared = [(entry, earlier[_key(entry)]) for entry in report.models if _key(entry) in earlier]
+    entries = [_compare(entry, old, max_slow_down) for entry, old in shared]
+    notes = [*report.notes]
+    missing = len(report.models) - len(shared)
+    if missing:
+        notes.append(f"{missing} of {len(report.models)} rows have no counterpart in {file!r} and were not compared.")
+    changed = _changed(before.environment, report.environment)
+    if changed:
+        notes.append(
+            f"The environments of this benchmark and of {file!r} differ, so that a change of the time need not be the "
+            f"model's: {'; '.join(changed)}."
+        )
+    comparison = ComparisonRecord(file=file, max_slow_down=max_slow_down, entries=entries)
+    return report.model_copy(update={"comparison": comparison, "notes": notes})
+
+
+def _changed(before: Mapping[str, str | int | float], now: Mapping[str, str | int | float]) -> list[str]:
+    """Return what of the environment differs enough to change run times."""
+    changed = [
+        f"{key} was {before.get(key, 'not recorded')!r} and is {now.get(key)!r}"
+        for key in _DECISIVE
+        if before.get(key) != now.get(key)
     ]
-    return BenchReport(batch=batch, models=entries, environment=dict(environment), notes=list(notes))
+    loads = [float(one.get("load_before", 0.0)) / int(one.get("logical_cores", 1)) for one in (before, now)]
+    if abs(loads[0] - loads[1]) > BUSY_LOAD_PER_CORE:
+        changed.append(f"the load was {before.get('load_before')} and is {now.get('load_before')}")
+    return changed
+
+
+def regression_sentence(report: BenchReport) -> str:
+    """Return a sentence that names what became too slow, or an empty text."""
+    found, comparison = report.regressions(), report.comparison
+    if not found or comparison is None:
+        return ""
+    labels = configuration_labels([entry.configuration for entry in comparison.entries])
+    named = [
+        f"{entry.name}{f' ({label})' if label else ''} by {percent(entry.slow_down)}"
+        for label, entry in zip(labels, comparison.entries, strict=True)
+        if entry.regressed
+    ]
+    return (
+        f"Slower than in {comparison.file!r} by more than the {100 * comparison.max_slow_down:g} % allowed: "
+        f"{', '.join(named)}. If that is intended, make a new report to compare with."
+    )
+
+
+def _key(entry: BenchEntry) -> tuple[str, str]:
+    return entry.name, entry.configuration.model_dump_json()
+
+
+def _compare(now: BenchEntry, before: BenchEntry, max_slow_down: float) -> ComparisonEntry:
+    found = slow_down(before.latency_ms.p50, before.median_interval_ms, now.latency_ms.p50, now.median_interval_ms)
+    return ComparisonEntry(
+        name=now.name,
+        configuration=now.configuration,
+        before_ms=before.latency_ms.p50,
+        now_ms=now.latency_ms.p50,
+        slow_down=found.ratio,
+        low=found.low,
+        high=found.high,
+        regressed=found.exceeds(max_slow_down),
+    )

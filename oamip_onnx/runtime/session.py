@@ -129,6 +129,8 @@ class Session:
         The model, or the path of its file.
     options
         Provider, threads and optimisation.
+    profile_prefix
+        Where ONNX Runtime records the time of every node until `end_profiling`; the name of the file begins so.
 
     Raises
     ------
@@ -138,7 +140,13 @@ class Session:
         If the provider is not available.
     """
 
-    def __init__(self, model: onnx.ModelProto | Path, options: RuntimeOptions | None = None) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto | Path,
+        options: RuntimeOptions | None = None,
+        *,
+        profile_prefix: Path | None = None,
+    ) -> None:
         self.options = options or RuntimeOptions()
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = _FATAL_SEVERITY
@@ -147,6 +155,9 @@ class Session:
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         level = onnxruntime.GraphOptimizationLevel
         settings.graph_optimization_level = level.ORT_ENABLE_ALL if self.options.optimise else level.ORT_DISABLE_ALL
+        if profile_prefix is not None:
+            settings.enable_profiling = True
+            settings.profile_file_prefix = str(profile_prefix)
         providers = self.options.provider_names()
         try:
             self._session = _create(model, settings, providers)
@@ -178,6 +189,19 @@ class Session:
         except Exception as error:  # as above
             raise ModelError(f"ONNX Runtime failed while running the model: {_sentence(error)}") from error
         return dict(zip(names, values, strict=True))
+
+    def end_profiling(self) -> Path:
+        """Return the file of the profile, in the format of Chrome's tracing, and stop recording.
+
+        Raises
+        ------
+        UsageError
+            If the session records none.
+        """
+        path = str(self._session.end_profiling())
+        if not path:
+            raise UsageError("The session records no profile; create it with profile_prefix.")
+        return Path(path)
 
     def bind(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> Callable[[], None]:
         """Return a call that runs these inputs once more and waits for the result; for measuring the time it takes.
