@@ -1,12 +1,43 @@
-"""Writes the generated pages of the documentation; with --check, fails if one of them is out of date."""
+"""Writes the generated files of the documentation; with --check, fails if one of them is out of date."""
 
+import json
+import re
 import sys
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema
 
 from oamip_onnx.channels.rules import Family, all_rules
+from oamip_onnx.config import PruneConfig
 from oamip_onnx.formulation import BUILDERS
+from oamip_onnx.report import (
+    BenchReport,
+    DoctorReport,
+    Explanation,
+    FrontReport,
+    Inspection,
+    Result,
+    ScoreReport,
+    SubnetworksReport,
+)
 
-PAGE = Path(__file__).parent / "operators.md"
+FOLDER = Path(__file__).parent
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+REPORTS: dict[str, tuple[type[BaseModel], str]] = {
+    "result": (Result, "oamip prune --json"),
+    "score": (ScoreReport, "oamip score --out"),
+    "front": (FrontReport, "oamip score --path --out"),
+    "subnetworks": (SubnetworksReport, "oamip score --subnetworks --out"),
+    "bench": (BenchReport, "oamip bench --json"),
+    "inspect": (Inspection, "oamip inspect --json"),
+    "explain": (Explanation, "oamip explain --json"),
+    "doctor": (DoctorReport, "oamip doctor --json"),
+}
+"""What each command writes as JSON, by the name of its schema, with the command."""
 
 INTRODUCTION = """# Operators
 
@@ -29,6 +60,18 @@ need only that ONNX Runtime can run it.
 """
 
 
+class AsWritten(GenerateJsonSchema):
+    """The schema of what is written: every field is there, and a number that is not finite is a string."""
+
+    def field_is_required(self, field: Any, total: bool) -> bool:  # noqa: FBT001, ARG002
+        """Return that a field is there, whether it has a default or not."""
+        return True
+
+    def float_schema(self, schema: Any) -> dict[str, Any]:
+        """Return the schema of a number; the pattern holds for strings only."""
+        return {**super().float_schema(schema), "type": ["number", "string"], "pattern": "^(-?Infinity|NaN)$"}
+
+
 def operators_page() -> str:
     """Return the operator page as Markdown."""
     encodable = set(BUILDERS)
@@ -42,13 +85,57 @@ def operators_page() -> str:
     return INTRODUCTION + "\n".join(lines) + f"\n\n{len(lines)} rules: {counts}.\n"
 
 
+def config_schema() -> str:
+    """Return the JSON schema of the settings, each with what the docstring says about it."""
+    schema = PruneConfig.model_json_schema(mode="validation")
+    summary, described = attribute_descriptions(PruneConfig.__doc__ or "")
+    for name, field in schema["properties"].items():
+        if name not in described:
+            sys.exit(f"The docstring of PruneConfig does not say what {name!r} is; add it to its attributes.")
+        field["description"] = described[name]
+    return _schema_text(schema, "Settings of oamip prune --config, as a TOML or JSON document", summary)
+
+
+def report_schema(name: str) -> str:
+    """Return the JSON schema of what a command writes."""
+    model, command = REPORTS[name]
+    schema = model.model_json_schema(mode="serialization", schema_generator=AsWritten)
+    return _schema_text(schema, f"What {command} writes", schema["description"])
+
+
+def attribute_descriptions(docstring: str) -> tuple[str, dict[str, str]]:
+    """Return the summary and the attributes of a docstring in numpy's style; names before one text share it."""
+    text = re.sub(r"\n[ ]{4}", "\n", docstring)
+    summary, _, section = text.partition("\nAttributes\n----------\n")
+    found: dict[str, str] = {}
+    for names, body in re.findall(r"^(\w[\w, ]*)\n((?:[ ]+.*\n?)+)", section, flags=re.MULTILINE):
+        sentence = " ".join(line.strip() for line in body.splitlines()).strip()
+        found.update(dict.fromkeys(re.split(r",\s*", names), sentence))
+    return " ".join(summary.split()), found
+
+
+def generated() -> dict[Path, str]:
+    """Return the text of every generated file by its path."""
+    schemas = {"config": config_schema()} | {name: report_schema(name) for name in REPORTS}
+    return {FOLDER / "operators.md": operators_page()} | {
+        FOLDER / "schemas" / f"{name}.schema.json": text for name, text in schemas.items()
+    }
+
+
+def _schema_text(schema: dict[str, object], title: str, description: object) -> str:
+    rest = {key: value for key, value in schema.items() if key not in {"title", "description"}}
+    ordered = {"$schema": DIALECT, "title": title, "description": description, **rest}
+    return json.dumps(ordered, indent=2, ensure_ascii=False) + "\n"
+
+
 def main() -> None:
-    """Write or check the pages."""
-    page = operators_page()
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(page, encoding="utf-8")
-    elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page:
-        sys.exit(f"{PAGE} is out of date; run `make fix`.")
+    """Write or check the files."""
+    for path, text in generated().items():
+        if "--check" not in sys.argv[1:]:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+            sys.exit(f"{path} is out of date; run `make fix`.")
 
 
 if __name__ == "__main__":

@@ -13,15 +13,22 @@ from oamip_onnx.channels.groups import (
 )
 from oamip_onnx.channels.labels import FIXED, BoolArray, IntArray, Labels, lookup
 from oamip_onnx.channels.outputs import comparable_tensor
+from oamip_onnx.channels.reasons import Absence, Cells, Reasons, analyse_with_reasons
+from oamip_onnx.channels.remedies import CONSTRAINTS, REMEDIES, Constraint, Remedy
 from oamip_onnx.channels.selection import select_units
 from oamip_onnx.channels.slicing import kept_indices, kept_shape, scatter_array, slice_array
 from oamip_onnx.channels.trace import Heads
 
 __all__ = [
+    "CONSTRAINTS",
     "FIXED",
+    "REMEDIES",
+    "Absence",
     "BoolArray",
+    "Cells",
     "ChannelAnalysis",
     "ChannelGroup",
+    "Constraint",
     "Contraction",
     "Heads",
     "IntArray",
@@ -29,8 +36,11 @@ __all__ = [
     "Normalisation",
     "Pin",
     "PinCode",
+    "Reasons",
+    "Remedy",
     "TargetElement",
     "analyse",
+    "analyse_with_reasons",
     "comparable_tensor",
     "kept_indices",
     "kept_shape",

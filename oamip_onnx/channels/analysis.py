@@ -50,7 +50,7 @@ def analyse(
         If a contraction's operands do not fit each other.
     """
     trace = trace_labels(model, types, allow_inexact=allow_inexact, heads=heads)
-    _apply_patterns(trace, list(ignore), list(only))
+    apply_patterns(trace, list(ignore), list(only))
     return resolve(trace)
 
 
@@ -105,7 +105,14 @@ def _pin_sizes(trace: Trace, node: onnx.NodeProto, where: str) -> None:
             trace.pin(sizes.factors[number].ravel(), Pin(name, PinCode.SHAPE_VALUE, reason))
 
 
-def _apply_patterns(trace: Trace, ignore: list[str], only: list[str]) -> None:
+def apply_patterns(trace: Trace, ignore: list[str], only: list[str]) -> None:
+    """Pin what the patterns leave alone.
+
+    Raises
+    ------
+    UsageError
+        If a pattern matches nothing.
+    """
     if ignore:
         for name in matching_tensors(trace.model, ignore):
             if name in trace.types:

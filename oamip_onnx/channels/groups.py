@@ -44,7 +44,8 @@ class ChannelGroup:
     Attributes
     ----------
     name
-        The first activation tensor in graph order whose channels the group holds.
+        The first activation tensor in graph order whose channels the group holds; where several groups share one, they
+        are numbered behind a ``#``.
     tensors
         The activation tensors that contractions produce with these channels, in graph order.
     first_unit

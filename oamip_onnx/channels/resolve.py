@@ -1,5 +1,6 @@
 """From a finished trace to units and groups."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -148,9 +149,19 @@ def _name_groups(trace: Trace, groups: list[ChannelGroup], labels: dict[str, Lab
                 if name not in tensors[int(group)]:
                     tensors[int(group)].append(name)
     return tuple(
-        ChannelGroup(names[0], tuple(names), g.first_unit, g.width, g.blocks, g.exact, g.minimum_width)
-        for g, names in zip(groups, tensors, strict=True)
+        ChannelGroup(name, tuple(names), g.first_unit, g.width, g.blocks, g.exact, g.minimum_width)
+        for g, name, names in zip(groups, _distinct([names[0] for names in tensors]), tensors, strict=True)
     )
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Return the names, numbered from 1 where several are the same."""
+    counts, seen = Counter(names), Counter[str]()
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(name if counts[name] == 1 else f"{name}#{seen[name]}")
+    return found
 
 
 def _report_pins(trace: Trace, components: Components, labels: dict[str, Labels]) -> tuple[Pin, ...]:

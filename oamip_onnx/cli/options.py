@@ -44,6 +44,8 @@ InputShape = Annotated[
 ]
 Provider = Annotated[str | None, typer.Option(help="ONNX Runtime provider: cpu, cuda, …", metavar="NAME")]
 Threads = Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; 0: its own choice.", metavar="N")]
+Scores = Annotated[str | None, typer.Option(help="Scores of oamip score --out.", metavar="PATH")]
+RunResult = Annotated[str | None, typer.Option("--result", help="A run of oamip prune --json.", metavar="PATH")]
 Json = Annotated[
     str | None, typer.Option("--json", help="Write the result as JSON; - is standard output.", metavar="PATH")
 ]

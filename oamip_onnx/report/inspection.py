@@ -1,19 +1,18 @@
 """What `inspect` reports: groups with what they cost, pins, and what the program can encode."""
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from oamip_onnx.budget import costs_of
-from oamip_onnx.channels import BoolArray, ChannelAnalysis, ChannelGroup
+from oamip_onnx.channels import REMEDIES, BoolArray, ChannelAnalysis, ChannelGroup
 from oamip_onnx.formulation import BUILDERS
 from oamip_onnx.model import Costs, Model
-from oamip_onnx.report.schema import SCHEMA_VERSION, PinRecord
+from oamip_onnx.report.schema import SCHEMA_VERSION, PinRecord, Record
 
 _PRODUCTS = frozenset({"Conv", "Div", "Gemm", "MatMul", "Mul"})
 
 
-class GroupInspection(BaseModel):
-    """One group; the shares are of the model's costs that touch its channels.
+class GroupInspection(Record):
+    """One group.
 
     Attributes
     ----------
@@ -23,9 +22,9 @@ class GroupInspection(BaseModel):
         Fewest units that must stay; 0 where the branch may vanish.
     exact
         Whether removal equals zeroing; False under a normalisation over these channels.
+    macs, parameters, macs_share, parameters_share
+        What goes when the group is narrowed to its minimum width and all others stay; shares of the model.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     tensors: list[str]
@@ -35,9 +34,11 @@ class GroupInspection(BaseModel):
     exact: bool
     macs_share: float
     parameters_share: float
+    macs: int
+    parameters: int
 
 
-class Inspection(BaseModel):
+class Inspection(Record):
     """The channels of a model.
 
     Attributes
@@ -46,9 +47,9 @@ class Inspection(BaseModel):
         Shares that are left with every group at its minimum width.
     encodable_nodes, encodable_macs
         Shares of the nodes, and of the MACs in them, that the program in shift form can express.
+    remedies
+        What would have to change for pinned channels to go, by the codes of the pins.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = SCHEMA_VERSION
     parameters: int
@@ -59,6 +60,7 @@ class Inspection(BaseModel):
     encodable_macs: float
     groups: list[GroupInspection]
     pinned: list[PinRecord]
+    remedies: dict[str, str]
     notes: list[str]
 
 
@@ -71,7 +73,7 @@ def inspect_channels(model: Model, analysis: ChannelAnalysis) -> Inspection:
     for group in analysis.groups:
         # The share that hangs on a group is what disappears when it is narrowed to its minimum, all others untouched.
         own = everything.copy()
-        own[group.units] = _minimum(group)
+        own[group.units] = minimum_kept(group)
         smallest[group.units] = own[group.units]
         costs = costs_of(model, analysis, own)
         groups.append(
@@ -84,6 +86,8 @@ def inspect_channels(model: Model, analysis: ChannelAnalysis) -> Inspection:
                 exact=group.exact,
                 macs_share=1 - costs.macs / max(full.macs, 1),
                 parameters_share=1 - costs.parameters / max(full.parameters, 1),
+                macs=full.macs - costs.macs,
+                parameters=full.parameters - costs.parameters,
             )
         )
     nodes, macs = _encodable(model, full)
@@ -97,11 +101,13 @@ def inspect_channels(model: Model, analysis: ChannelAnalysis) -> Inspection:
         encodable_macs=macs,
         groups=groups,
         pinned=[PinRecord(tensor=p.tensor, code=str(p.code), reason=p.reason) for p in analysis.pinned],
+        remedies={str(code): REMEDIES[code].change for code in dict.fromkeys(p.code for p in analysis.pinned)},
         notes=list(model.notes),
     )
 
 
-def _minimum(group: ChannelGroup) -> BoolArray:
+def minimum_kept(group: ChannelGroup) -> BoolArray:
+    """Return which units stay at a group's minimum width: the first of each block; shape (width,)."""
     kept = np.zeros(group.width, dtype=np.bool_)
     for members in group.members() if group.minimum_width else []:
         kept[members[0]] = True
