@@ -201,6 +201,32 @@ def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
     return settings
 
 
+def command_options(config: PruneConfig) -> list[str]:
+    """Return the settings as options of ``oamip prune``: those that differ from the defaults of their preset."""
+    usual = PruneConfig(preset=config.preset)
+    words: list[str] = []
+    for name, value in config.model_dump(mode="json").items():
+        if value is None or (value == usual.model_dump(mode="json")[name] and (name, value) != ("preset", "paper")):
+            continue
+        option = "--" + name.replace("_", "-")
+        if name == "bench":
+            words.append("--no-bench")
+        elif name not in _OPTIONS:
+            words += ["--set", f"{name}={value if isinstance(value, str) else _toml(value)}"]
+        elif isinstance(value, bool):
+            words.append(option)
+        else:
+            for one in value if isinstance(value, list) else [value]:
+                words += [option, str(one)]
+    return words
+
+
+# Settings that `oamip prune` has an option of its own for.
+_OPTIONS = frozenset(
+    "target importance preset lossless input_range repair round_to ignore allow_inexact provider".split()
+)
+
+
 def save_config(config: PruneConfig, path: Path) -> None:
     """Write the settings as TOML, so that `--config` reads them back.
 

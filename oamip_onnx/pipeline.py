@@ -1,9 +1,6 @@
 """The main job: a trained model and samples in; a narrower, verified, measured model out."""
 
-import logging
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,22 +8,40 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+from rich.table import Table
 
-from oamip_onnx.bench import BenchSettings, LatencyComparison, compare_latency, describe_environment
+from oamip_onnx.bench import (
+    BenchSettings,
+    LatencyComparison,
+    compare_latency,
+    describe_environment,
+    profile_nodes,
+    times_by_operator,
+)
 from oamip_onnx.budget import parse_target
 from oamip_onnx.calibration import Samples, Source, load_samples
 from oamip_onnx.certify import input_box, remove_losslessly
 from oamip_onnx.channels import BoolArray, ChannelAnalysis, select_units
 from oamip_onnx.config import PruneConfig, make_config
 from oamip_onnx.errors import DataError, UnsupportedOperatorError, UsageError
-from oamip_onnx.importance import Progress, Scores, silent
+from oamip_onnx.importance import Scores
 from oamip_onnx.model import (
     Array,
     save_model,
 )
 from oamip_onnx.preparation import ModelSource, Prepared, check_classes, prepare, require_groups
+from oamip_onnx.progress import Progress, StageClock
 from oamip_onnx.repair import HELD_OUT_SHARE, Repaired, with_initializers
-from oamip_onnx.report import Findings, LosslessRecord, Result, lossless_record, make_result, read_scores
+from oamip_onnx.report import (
+    Findings,
+    LosslessRecord,
+    Result,
+    Shown,
+    lossless_record,
+    make_result,
+    read_scores,
+    reproducing_command,
+)
 from oamip_onnx.runtime import RuntimeOptions
 from oamip_onnx.scoring import repaired, score, widths_for
 from oamip_onnx.surgery import cut
@@ -45,12 +60,17 @@ from oamip_onnx.verify import (
 # The masked oracle runs on this many samples: a wrong index shows on the first, a few more cover dead units.
 _VERIFICATION_SAMPLES = 64
 
-_LOG = logging.getLogger(__name__)
+# A profile of about a second, of enough runs for the small operators.
+_PROFILE_SECONDS = 1.0
+_FEWEST_PROFILED, _MOST_PROFILED = 5, 200
+
+_Operators = tuple[Mapping[str, float], Mapping[str, float]]
+_NO_PROFILE: _Operators = ({}, {})
 
 
 @dataclass(frozen=True)
-class PruneResult:
-    """What `prune` returns.
+class PruneResult(Shown):
+    """What `prune` returns; a notebook, and rich's `print`, show it as the before/after table.
 
     Attributes
     ----------
@@ -60,9 +80,13 @@ class PruneResult:
         Everything measured, as data; `report.model_dump_json()` is the result JSON.
     """
 
-    model: onnx.ModelProto
+    model: onnx.ModelProto = field(repr=False)
     report: Result
     external_data: bool = field(default=False, repr=False)
+
+    def tables(self) -> list[Table]:
+        """Return the before/after table."""
+        return self.report.tables()
 
     def save(self, path: str | Path) -> int:
         """Write the model atomically and return its size in bytes.
@@ -75,21 +99,10 @@ class PruneResult:
         return save_model(self.model, Path(path), external_data=self.external_data)
 
 
-class _Clock:
-    """Seconds by stage, and progress to whoever listens."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self.seconds: dict[str, float] = {}
-        self._progress = progress or silent
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[Progress]:
-        self._progress(name, 0.0)
-        began = time.perf_counter()
-        yield self._progress
-        self.seconds[name] = round(time.perf_counter() - began, 3)
-        _LOG.info("%s took %.1f s", name, self.seconds[name])
-        self._progress(name, 1.0)
+def _stages(config: PruneConfig) -> list[str]:
+    """Return the stages of a run in their order."""
+    decide = ["prove"] if config.lossless else ["score", "cut"]
+    return ["load", *decide, "verify", "repair", "verify repair", "drift", *(["bench"] if config.bench else [])]
 
 
 def prune(
@@ -131,7 +144,7 @@ def prune(
         One sentence that says what is wrong, where, and what to do; nothing is written.
     """
     config = _checked(make_config(config.model_dump() if config else {}, settings), scores)
-    clock = _Clock(progress)
+    clock = StageClock(progress, _stages(config))
     environment = describe_environment(RuntimeOptions(config.provider, config.threads))
     with clock.stage("load"):
         prepared = prepare(source, data, config, labels=labels, random_data=random_data)
@@ -159,8 +172,10 @@ def prune(
         proto = _in_own_types(prepared, kept, outcome, _metadata(config, decision.scores))
     with clock.stage("drift"):
         drift = _drift(prepared, outcome.proto, held_out)
-    with clock.stage("bench"):
-        latency = _bench(prepared, outcome.proto, held_out, config) if config.bench else None
+    latency, operators = None, _NO_PROFILE
+    if config.bench:
+        with clock.stage("bench"):
+            latency, operators = _bench(prepared, outcome.proto, held_out, config)
     findings = Findings(
         verification,
         drift,
@@ -173,9 +188,16 @@ def prune(
         tuple(notes),
         clock.seconds,
         "evaluation" if evaluation is not None else "calibration",
+        operators,
+        reproducing_command(
+            config,
+            source,
+            {"--data": data, "--eval": evaluation, "--labels": labels, "--scores": scores},
+            random_data=random_data,
+        ),
         decision.lossless,
     )
-    result = make_result(prepared.original, prepared.analysis, prepared.types, findings, config)
+    result = make_result(prepared.original, prepared.model, prepared.analysis, prepared.types, findings, config)
     return PruneResult(proto, result, prepared.original.external_data)
 
 
@@ -203,7 +225,7 @@ def _checked(config: PruneConfig, scores: str | Path | None) -> PruneConfig:
     return config.model_copy(update={"repair": "none"})
 
 
-def _scored(prepared: Prepared, config: PruneConfig, clock: _Clock, scores_path: str | Path | None) -> _Decision:
+def _scored(prepared: Prepared, config: PruneConfig, clock: StageClock, scores_path: str | Path | None) -> _Decision:
     """Remove what scores lowest at the target."""
     with clock.stage("score") as report_progress:
         if scores_path is None:
@@ -216,7 +238,7 @@ def _scored(prepared: Prepared, config: PruneConfig, clock: _Clock, scores_path:
         return _Decision(scores, kept, cut(prepared.model, prepared.analysis, kept, _metadata(config, scores)))
 
 
-def _proven(prepared: Prepared, config: PruneConfig, clock: _Clock) -> _Decision:
+def _proven(prepared: Prepared, config: PruneConfig, clock: StageClock) -> _Decision:
     """Remove and merge what is proven to change nothing."""
     if prepared.stored is not prepared.model:
         raise UnsupportedOperatorError(
@@ -339,8 +361,13 @@ def _drift(prepared: Prepared, proto: onnx.ModelProto, samples: Samples) -> Drif
     return measure_drift(prepared.original.proto, proto, prepared.compared, samples, prepared.options)
 
 
-def _bench(prepared: Prepared, proto: onnx.ModelProto, samples: Samples, config: PruneConfig) -> LatencyComparison:
-    feeds = samples.one_run()
-    return compare_latency(
-        prepared.original.proto, proto, feeds, prepared.options, settings=BenchSettings(), seed=config.seed
-    )
+def _bench(
+    prepared: Prepared, proto: onnx.ModelProto, samples: Samples, config: PruneConfig
+) -> tuple[LatencyComparison, _Operators]:
+    """Return the latencies of both models, and where their time goes."""
+    feeds, options = samples.one_run(), prepared.options
+    models = prepared.original.proto, proto
+    latency = compare_latency(*models, feeds, options, settings=BenchSettings(), seed=config.seed)
+    runs = min(max(int(_PROFILE_SECONDS * 1000 / latency.original.p50_ms), _FEWEST_PROFILED), _MOST_PROFILED)
+    before, after = (times_by_operator(profile_nodes(model, feeds, options, runs=runs)) for model in models)
+    return latency, (before, after)

@@ -6,12 +6,14 @@ from typing import Annotated
 import typer
 
 from oamip_onnx.cli import options
-from oamip_onnx.cli.app import app, check_json_target, messages, output, progress, write_json
+from oamip_onnx.cli.app import app
+from oamip_onnx.cli.display import progress
+from oamip_onnx.cli.streams import check_json_target, mark_written, output, say_notes, write_json
 from oamip_onnx.config import make_config, parse_settings, read_config, save_config
 from oamip_onnx.errors import OutputError
 from oamip_onnx.model import check_writable
 from oamip_onnx.pipeline import prune as run_prune
-from oamip_onnx.report import Result, before_after_table, summary_lines
+from oamip_onnx.report import Result, before_after_table, check_report_folder, summary_lines, write_report_folder
 
 EPILOG = "Example: oamip prune model.onnx small.onnx --data calibration.npz --target ratio=0.5"
 
@@ -31,10 +33,12 @@ def prune(
     preset: options.Preset = None,
     scores: Annotated[str | None, typer.Option(help="Use the scores of oamip score --out.", metavar="PATH")] = None,
     lossless: Annotated[
-        bool | None, typer.Option("--lossless", help="Remove only what provably changes nothing.")
+        bool | None,
+        typer.Option("--lossless", help="Cut only what provably changes nothing: --input-range 0,1."),
     ] = None,
     input_range: Annotated[
-        list[str] | None, typer.Option(help="For --lossless: 0,1 or NAME=0,1.", metavar="RANGE")
+        # Of use with --lossless alone, whose help names it.
+        list[str] | None, typer.Option(help="0,1 or NAME=0,1.", metavar="RANGE", hidden=True)
     ] = None,
     repair: Annotated[str | None, typer.Option(help="least-squares, bias or none.", metavar="NAME")] = None,
     round_to: options.RoundTo = None,
@@ -44,6 +48,9 @@ def prune(
     provider: options.Provider = None,
     no_bench: Annotated[bool | None, typer.Option("--no-bench", help="Do not measure latency.")] = None,
     json_path: options.Json = None,
+    report_folder: Annotated[
+        Path | None, typer.Option("--report", help="Write report.html, report.md, result.json.", metavar="DIR")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings as TOML.", metavar="FILE")] = None,
     save_config_path: Annotated[
         Path | None, typer.Option("--save-config", help="Write the settings as TOML.", metavar="FILE")
@@ -68,8 +75,8 @@ def prune(
             bench=False if no_bench else None,
         ),
     )
-    _check_targets(Path(model), out, json_path, save_config_path)
-    with progress() as report:
+    _check_targets(Path(model), out, json_path, save_config_path, report_folder)
+    with progress() as tell:
         result = run_prune(
             model,
             data,
@@ -78,15 +85,22 @@ def prune(
             random_data=bool(random_data),
             scores=scores,
             config=settings,
-            progress=report,
+            progress=tell,
         )
     result.save(out)
+    mark_written(out)
     if save_config_path:
         save_config(settings, save_config_path)
+        mark_written(save_config_path)
+    if report_folder:
+        write_report_folder(result.report, report_folder, title=f"{Path(model).name} → {out.name}")
+        mark_written(report_folder)
     _show(result.report, json_path)
 
 
-def _check_targets(model: Path, out: Path, json_path: str | None, save_config_path: Path | None) -> None:
+def _check_targets(
+    model: Path, out: Path, json_path: str | None, save_config_path: Path | None, report_folder: Path | None
+) -> None:
     """Raise before the work starts if a result could not be written after it."""
     check_writable(out)
     if out.exists() and model.exists() and out.samefile(model):
@@ -94,6 +108,8 @@ def _check_targets(model: Path, out: Path, json_path: str | None, save_config_pa
     check_json_target(json_path)
     if save_config_path:
         check_writable(save_config_path)
+    if report_folder:
+        check_report_folder(report_folder)
 
 
 def _show(result: Result, json_path: str | None) -> None:
@@ -103,5 +119,4 @@ def _show(result: Result, json_path: str | None) -> None:
         console.print(before_after_table(result))
         for line in summary_lines(result):
             console.print(line, markup=False, soft_wrap=True)
-    for note in result.notes:
-        messages().print(f"note: {note}", markup=False, soft_wrap=True)
+    say_notes(result.notes)

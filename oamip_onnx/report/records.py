@@ -6,13 +6,14 @@ from importlib.metadata import version
 
 import numpy as np
 
-from oamip_onnx.bench import Environment, LatencyComparison, warnings
+from oamip_onnx.bench import Environment, Latency, LatencyComparison, warnings
 from oamip_onnx.certify import LosslessResult
 from oamip_onnx.channels import BoolArray, ChannelAnalysis
 from oamip_onnx.config import PruneConfig
 from oamip_onnx.importance import Scores
 from oamip_onnx.model import Model, TensorType, count_costs, infer_shapes, load_model
 from oamip_onnx.repair import Repaired
+from oamip_onnx.report.layers import layer_records
 from oamip_onnx.report.schema import (
     CertificateRecord,
     DriftRecord,
@@ -22,6 +23,7 @@ from oamip_onnx.report.schema import (
     MergeRecord,
     MetricRecord,
     ModelRecord,
+    OperatorRecord,
     PinRecord,
     RepairRecord,
     Result,
@@ -34,7 +36,15 @@ from oamip_onnx.verify import Drift, Verification
 
 @dataclass(frozen=True)
 class Findings:
-    """What one run measured."""
+    """What one run measured.
+
+    Attributes
+    ----------
+    operators
+        Milliseconds a run by operator, of the original and of the pruned model; empty where they were not profiled.
+    command
+        The command that reproduces the run; None where the model or the data came from memory.
+    """
 
     verification: Verification
     drift: Drift
@@ -47,24 +57,37 @@ class Findings:
     notes: tuple[str, ...]
     seconds: Mapping[str, float]
     drift_data: str
+    operators: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {})
+    command: str | None = None
     lossless: LosslessRecord | None = None
 
 
 def make_result(
     original: Model,
+    analysed: Model,
     analysis: ChannelAnalysis,
     types: Mapping[str, TensorType],
     findings: Findings,
     config: PruneConfig,
 ) -> Result:
-    """Return the result record of one run."""
+    """Return the result record of one run.
+
+    Parameters
+    ----------
+    original, analysed
+        The original as it came, and in the form whose channels `analysis` are.
+    analysis, types
+        Channels, and concrete types of the tensors.
+    findings, config
+        What was measured, under which settings.
+    """
     scores, latency = findings.scores, findings.latency
     notes = list(findings.notes)
     if latency:
         notes += warnings(findings.environment, {"original": latency.original, "pruned": latency.pruned})
     return Result(
-        original=_original_record(original, types, latency),
-        pruned=_pruned_record(findings, original, types, latency),
+        original=_original_record(original, types, findings),
+        pruned=_pruned_record(findings, original, types),
         speedup=SpeedupRecord(**asdict(latency.speedup)) if latency else None,
         verification=VerificationRecord(**asdict(findings.verification)),
         drift=_drift_record(findings.drift, findings.drift_data),
@@ -79,22 +102,23 @@ def make_result(
         seconds=dict(findings.seconds),
         environment=asdict(findings.environment),
         config={"version": version("oamip-onnx"), **config.model_dump(mode="json")},
+        layers=layer_records(analysed, analysis, findings.kept),
+        command=findings.command,
     )
 
 
-def _original_record(model: Model, types: Mapping[str, TensorType], latency: LatencyComparison | None) -> ModelRecord:
+def _original_record(model: Model, types: Mapping[str, TensorType], findings: Findings) -> ModelRecord:
     costs = count_costs(model, types)
     return ModelRecord(
         parameters=costs.parameters,
         macs=costs.macs,
         size_bytes=model.size_bytes,
-        latency_ms=_latency_record(latency, "original"),
+        latency_ms=None if findings.latency is None else latency_record(findings.latency.original),
+        operators=_operators(findings.operators[0]),
     )
 
 
-def _pruned_record(
-    findings: Findings, original: Model, types: Mapping[str, TensorType], latency: LatencyComparison | None
-) -> ModelRecord:
+def _pruned_record(findings: Findings, original: Model, types: Mapping[str, TensorType]) -> ModelRecord:
     pruned = load_model(findings.repaired.proto)
     shapes = {name: types[name].shape for name in original.input_names}
     costs = count_costs(pruned, infer_shapes(pruned, shapes))
@@ -102,15 +126,19 @@ def _pruned_record(
         parameters=costs.parameters,
         macs=costs.macs,
         size_bytes=findings.size_bytes,
-        latency_ms=_latency_record(latency, "pruned"),
+        latency_ms=None if findings.latency is None else latency_record(findings.latency.pruned),
+        operators=_operators(findings.operators[1]),
     )
 
 
-def _latency_record(latency: LatencyComparison | None, which: str) -> LatencyRecord | None:
-    if latency is None:
-        return None
-    found = latency.original if which == "original" else latency.pruned
-    return LatencyRecord(p50=found.p50_ms, p90=found.p90_ms, p99=found.p99_ms, runs=found.runs)
+def latency_record(found: Latency) -> LatencyRecord:
+    """Return the record of the run times of one model."""
+    percentiles = [round(value, 6) for value in found.percentiles_ms]
+    return LatencyRecord(p50=found.p50_ms, p90=found.p90_ms, p99=found.p99_ms, runs=found.runs, percentiles=percentiles)
+
+
+def _operators(times_ms: Mapping[str, float]) -> list[OperatorRecord]:
+    return [OperatorRecord(operator=name, milliseconds=round(value, 6)) for name, value in times_ms.items()]
 
 
 def _drift_record(drift: Drift, data: str) -> DriftRecord:

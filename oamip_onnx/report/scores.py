@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from pydantic import Field, ValidationError
+from rich.table import Table
 
 from oamip_onnx.channels import ChannelAnalysis, select_units
 from oamip_onnx.config import PruneConfig
@@ -13,9 +14,10 @@ from oamip_onnx.errors import DataError, closest
 from oamip_onnx.importance import FrontPoint, Scores, Subnetwork
 from oamip_onnx.report.records import group_records, importance_name, solver_records
 from oamip_onnx.report.schema import SCHEMA_VERSION, CertificateRecord, GroupRecord, Record, SolverRecord
+from oamip_onnx.report.shown import Shown, headed
 
 
-class ScoreReport(Record):
+class ScoreReport(Record, Shown):
     """Importance by group, and which units would stay at the target."""
 
     schema_version: int = SCHEMA_VERSION
@@ -25,6 +27,15 @@ class ScoreReport(Record):
     certificates: list[CertificateRecord] = Field(default_factory=list)
     notes: list[str]
     config: dict[str, object]
+
+    def tables(self) -> list[Table]:
+        """Return one row a group: widths, and the range of its scores."""
+        table = headed("Group", "Width", "Kept", "Lowest", "Median", "Highest")
+        for group in self.groups:
+            ordered = sorted(group.importance)
+            figures = (ordered[0], ordered[len(ordered) // 2], ordered[-1])
+            table.add_row(group.name, str(group.before), str(group.after), *(f"{v:.4f}" for v in figures))
+        return [table]
 
 
 class FrontRecord(Record):
@@ -37,7 +48,7 @@ class FrontRecord(Record):
     kept: dict[str, int]
 
 
-class FrontReport(Record):
+class FrontReport(Record, Shown):
     """The front between the share of units kept and the loss."""
 
     schema_version: int = SCHEMA_VERSION
@@ -45,6 +56,14 @@ class FrontReport(Record):
     points: list[FrontRecord]
     notes: list[str]
     config: dict[str, object]
+
+    def tables(self) -> list[Table]:
+        """Return one row a point."""
+        table = headed("λ", "Units kept", "Loss expected", "Loss measured")
+        for point in self.points:
+            losses = (f"{point.program_loss:.4f}", f"{point.measured_loss:.4f}")
+            table.add_row(f"{point.loss_weight:.3g}", f"{point.share_kept:.1%}", *losses)
+        return [table]
 
 
 class SubnetworkRecord(Record):
@@ -57,7 +76,7 @@ class SubnetworkRecord(Record):
     kept: dict[str, list[int]]
 
 
-class SubnetworksReport(Record):
+class SubnetworksReport(Record, Shown):
     """Several distinct subnetworks of the same widths."""
 
     schema_version: int = SCHEMA_VERSION
@@ -65,6 +84,13 @@ class SubnetworksReport(Record):
     subnetworks: list[SubnetworkRecord]
     notes: list[str]
     config: dict[str, object]
+
+    def tables(self) -> list[Table]:
+        """Return one row a subnetwork."""
+        table = headed("Seed", "Loss", "Shared with the first", "File")
+        for one in self.subnetworks:
+            table.add_row(str(one.seed), f"{one.measured_loss:.4f}", f"{one.overlap:.1%}", one.file or "")
+        return [table]
 
 
 def score_report(analysis: ChannelAnalysis, scores: Scores, widths: Sequence[int], config: PruneConfig) -> ScoreReport:

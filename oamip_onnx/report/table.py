@@ -52,6 +52,37 @@ def rows(result: Result) -> list[Row]:
     return table
 
 
+@dataclass(frozen=True)
+class Headline:
+    """One figure in large type; `bad` marks what a reader should not overlook."""
+
+    name: str
+    value: str
+    bad: bool = False
+
+
+def headlines(result: Result) -> list[Headline]:
+    """Return the figures that a reader looks for first."""
+    before, after = result.original, result.pruned
+    found = [
+        Headline("Parameters left", f"{after.parameters / before.parameters:.0%}" if before.parameters else "none"),
+        Headline("MACs left", f"{after.macs / before.macs:.0%}" if before.macs else "none"),
+    ]
+    speedup = result.speedup
+    if speedup is not None:
+        value = f"{speedup.median:.2f}×" if speedup.significant else "no change"
+        found.append(Headline("Speed-up", value, bad=speedup.significant and speedup.median < 1))
+    metric, agreement = result.drift.metric, result.drift.top1_agreement
+    if metric is not None:
+        found.append(Headline(metric.name.capitalize(), f"{100 * (metric.pruned - metric.original):+.1f} points"))
+    elif agreement is not None:
+        found.append(Headline("Top-1 agreement", f"{agreement:.1%}"))
+    else:
+        found.append(Headline("Cosine", f"{result.drift.cosine:.4f}"))
+    passed = result.verification.passed
+    return [*found, Headline("Equals masked model", "yes" if passed else "NO", bad=not passed)]
+
+
 def before_after_table(result: Result) -> Table:
     """Return the table for a terminal."""
     table = Table(title=None, header_style="bold")
