@@ -102,6 +102,15 @@ def benchmark(
     ------
     OamipError
         One sentence that says what is wrong, where, and what to do; what is impossible shows before the measurement.
+
+    Examples
+    --------
+    >>> import oamip_onnx
+    >>> from oamip_onnx.bench import BenchSettings
+    >>> quick = BenchSettings(minimum_runs=5, minimum_seconds=0.01, warmup_seconds=0.0, cold_processes=0)
+    >>> report = oamip_onnx.benchmark(["model.onnx", "model.onnx"], batches=[1, 4], settings=quick)
+    >>> [(entry.name, entry.configuration.batch) for entry in report.models]
+    [('model.onnx', 1), ('model.onnx #2', 1), ('model.onnx', 4), ('model.onnx #2', 4)]
     """
     before = None if compare is None else read_bench_report(Path(compare))
     settings = settings or BenchSettings()

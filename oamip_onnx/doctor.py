@@ -14,8 +14,7 @@ import onnxruntime
 import psutil
 from onnx import TensorProto, helper
 
-from oamip_onnx.bench import describe_environment
-from oamip_onnx.bench.measured_alignment import measure_alignment
+from oamip_onnx.bench import describe_environment, measure_alignment
 from oamip_onnx.errors import first_line
 from oamip_onnx.report.doctor import (
     AlignmentRecord,

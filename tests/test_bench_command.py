@@ -135,7 +135,7 @@ def test_data_are_measured_as_they_are(models: Path) -> None:
         (["model.onnx", "none.onnx"], 3, "'none.onnx' does not exist"),
         (["model.onnx", "--max-slowdown", "5%"], 2, "give it with --compare"),
         (["model.onnx", "--compare", "none.json"], 3, "'none.json' cannot be read"),
-        (["model.onnx", "--compare", "model.onnx"], 3, "'model.onnx' is no JSON"),
+        (["model.onnx", "--compare", "model.onnx"], 3, "is no report of oamip bench --json: it is no JSON"),
     ],
 )
 def test_what_is_impossible_is_said_before_anything_is_measured(
@@ -209,10 +209,10 @@ def test_variants_run_beside_their_models(models: Path) -> None:
 
 
 def test_a_slower_float16_says_why(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interleave(runners: list[Callable[[], None]], *_: object) -> np.ndarray:
-        return np.outer(np.arange(1, len(runners) + 1), np.ones(20))
+    def take_turns(runners: list[Callable[[], None]], *_: object, **__: object) -> tuple[np.ndarray, np.ndarray]:
+        return np.outer(np.arange(1, len(runners) + 1), np.ones(20)), np.ones(20)
 
-    monkeypatch.setattr(latency, "interleave", interleave)
+    monkeypatch.setattr(latency, "take_turns", take_turns)
     report = oamip_onnx.benchmark(models / "model.onnx", variants=["float16"], settings=SETTINGS)
     assert any("(float16) is slower than in float32: the CPU has no float16 kernels" in n for n in report.notes)
 
@@ -243,6 +243,8 @@ def earlier(models: Path, factor: float, **changes: object) -> Path:
         # An interval without width: what is tested is the comparison, not the machine.
         entry["latency_ms"]["p50"] *= factor
         entry["median_interval_ms"] = [entry["latency_ms"]["p50"]] * 2
+        for key in ("ratio", "low", "high"):
+            entry["yardstick"][key] *= factor
     report["environment"].update(changes)
     path.write_text(json.dumps(report))
     return path
@@ -292,10 +294,13 @@ def test_other_environments_are_warned_of(models: Path) -> None:
     ("content", "message"),
     [
         ("{", "is no JSON"),
-        ("[]", "is no report of oamip bench --json: the file"),
+        ("[]", "is no report of oamip bench --json: it has no schema version"),
         ('{"schema_version": 99}', "has the schema version 99; this version reads 1"),
         ('{"schema_version": 1, "original": {}}', "is no report of oamip bench --json: models: Field required"),
-        ('{"models": [], "environment": {}, "settings": {}, "notes": []}', "holds none of the models"),
+        (
+            '{"schema_version": 1, "models": [], "environment": {}, "settings": {}, "notes": []}',
+            "holds none of the models",
+        ),
     ],
 )
 def test_what_is_no_earlier_report_is_refused(models: Path, content: str, message: str) -> None:

@@ -15,8 +15,7 @@ from command import failed, oamip
 from rich.console import Console
 
 from oamip_onnx import doctor
-from oamip_onnx.bench.measured_alignment import MULTIPLES, Alignment, find_alignment, measure_alignment
-from oamip_onnx.cli.doctor import show
+from oamip_onnx.bench import MULTIPLES, Alignment, find_alignment, measure_alignment
 
 WIDTHS = [97, 107, 117, 127, 98, 106, 118, 126, 100, 108, 116, 124, 104, 120, 112, 96, 128]
 
@@ -68,7 +67,7 @@ def test_page_is_readable_on_a_narrow_console(examined: dict[str, Any]) -> None:
     report = doctor.DoctorReport.model_validate(examined)
     for width in (40, 100):
         console = Console(file=io.StringIO(), width=width, no_color=True)
-        show(report, console)
+        console.print(report)
         text = console.file.getvalue()
         assert max(map(len, text.splitlines())) <= width
         for word in (

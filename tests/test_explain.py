@@ -14,8 +14,6 @@ from onnx import helper
 from rich.console import Console
 
 from oamip_onnx.channels import CONSTRAINTS, FIXED, REMEDIES, Constraint, PinCode
-from oamip_onnx.cli.explain import show
-from oamip_onnx.cli.inspect import show as show_inspection
 from oamip_onnx.config import make_config
 from oamip_onnx.model import Model, TensorType, infer_shapes, load_model
 from oamip_onnx.report import Explainer, Explanation, inspect_channels
@@ -301,7 +299,7 @@ def test_embeddings_have_no_magnitude(work: Path) -> None:
     found = explained(GRAPHS["embedding_of_tokens"](), "t4")
     assert any(group.ranking is None for group in found.groups)
     console = Console(file=io.StringIO(), width=100)
-    show(found, console)
+    console.print(found)
     assert "no weight produces these units" in console.file.getvalue()
     onnx.save(GRAPHS["embedding_of_tokens"](), work / "tokens.onnx")
 
@@ -313,9 +311,9 @@ def test_output_is_readable_on_a_narrow_console_without_colour(name: str, width:
     explainer = Explainer(model, types, make_config())
     console = Console(file=io.StringIO(), width=width, no_color=True)
     for index in range(len(model.graph.node)):
-        show(explainer.explain(model.node_name(index)), console)
+        console.print(explainer.explain(model.node_name(index)))
     inspection = inspect_channels(model, explainer.analysis)
-    show_inspection(inspection, console)
+    console.print(inspection)
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     assert "\x1b" not in "".join(lines)

@@ -1,6 +1,6 @@
 """Latency benchmarks: fair turns, medians with an interval, and a record of where they were measured."""
 
-from oamip_onnx.bench.alignment import Misaligned, misaligned_widths, vector_block
+from oamip_onnx.bench.alignment import MULTIPLES, Alignment, find_alignment, measure_alignment
 from oamip_onnx.bench.cold import ColdStart, measure_cold_start
 from oamip_onnx.bench.configuration import MOST_CONFIGURATIONS, Configuration, Inputs, sweep
 from oamip_onnx.bench.environment import Environment, describe_environment, frequency_warning, warnings
@@ -16,9 +16,21 @@ from oamip_onnx.bench.statistics import (
     slow_down,
     summarise,
 )
+from oamip_onnx.bench.vector_blocks import Misaligned, misaligned_widths, vector_block
+from oamip_onnx.bench.yardstick import (
+    YARDSTICK_VERSION,
+    YardstickRatio,
+    in_yardsticks,
+    slow_down_in_yardsticks,
+    yardstick_feeds,
+    yardstick_model,
+)
 
 __all__ = [
     "MOST_CONFIGURATIONS",
+    "MULTIPLES",
+    "YARDSTICK_VERSION",
+    "Alignment",
     "BenchModel",
     "BenchSettings",
     "ColdStart",
@@ -33,11 +45,15 @@ __all__ = [
     "NodeTime",
     "SlowDown",
     "Speedup",
+    "YardstickRatio",
     "compare",
     "compare_latency",
     "describe_environment",
+    "find_alignment",
     "frequency_warning",
+    "in_yardsticks",
     "measure",
+    "measure_alignment",
     "measure_cold_start",
     "measure_latency",
     "median_interval",
@@ -45,9 +61,12 @@ __all__ = [
     "profile_nodes",
     "rehearse",
     "slow_down",
+    "slow_down_in_yardsticks",
     "summarise",
     "sweep",
     "times_by_operator",
     "vector_block",
     "warnings",
+    "yardstick_feeds",
+    "yardstick_model",
 ]

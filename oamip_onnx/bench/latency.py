@@ -1,5 +1,6 @@
 """Times models against each other: alive together, in random turns, until the medians can be trusted."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,11 +11,17 @@ import numpy.typing as npt
 
 from oamip_onnx.bench.sessions import Feeds, Model, check_feeds, start_session
 from oamip_onnx.bench.statistics import Latency, Samples, Speedup, compare, summarise
-from oamip_onnx.errors import UsageError
+from oamip_onnx.bench.yardstick import YardstickRatio, in_yardsticks, yardstick_feeds, yardstick_model
+from oamip_onnx.errors import ModelError, UsageError
 from oamip_onnx.runtime import RuntimeOptions
 
 # Of the time that the fuse allows, the share that warming up may take: slow models still get measured.
 _WARMUP_SHARE = 0.25
+# Of the time that the models take, the share that the yardstick may add, where it runs often enough all the same.
+_YARDSTICK_SHARE = 0.1
+
+Runner = Callable[[], None]
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -75,10 +82,14 @@ class Measurement:
         Run times of shape (models, rounds); each round ran every model once.
     seed
         Seed of the random turns and of the bootstrap.
+    yardstick_ms
+        Run times of the yardstick of shape (rounds,), NaN in rounds in which it did not run; None where it was left out
+        or the provider cannot run it.
     """
 
     samples_ms: npt.NDArray[np.float64]
     seed: int
+    yardstick_ms: npt.NDArray[np.float64] | None = None
 
     @property
     def latencies(self) -> tuple[Latency, ...]:
@@ -88,6 +99,12 @@ class Measurement:
     def speedup(self, model: int, reference: int = 0) -> Speedup:
         """Return how many times as fast as the model at position `reference` the one at position `model` runs."""
         return compare(self.samples_ms[reference], self.samples_ms[model], seed=self.seed)
+
+    def in_yardsticks(self, model: int) -> YardstickRatio | None:
+        """Return the time of the model at a position in times of the yardstick; None where that did not run."""
+        if self.yardstick_ms is None:
+            return None
+        return in_yardsticks(self.samples_ms[model], self.yardstick_ms, seed=self.seed)
 
 
 def compare_latency(
@@ -112,6 +129,7 @@ def measure_latency(
     *,
     settings: BenchSettings | None = None,
     seed: int = 0,
+    yardstick: bool = False,
 ) -> Measurement:
     """Time models on the same inputs; all of them are loaded, and they take turns in random order.
 
@@ -127,6 +145,8 @@ def measure_latency(
         How long to measure.
     seed
         Seed of the random turns and of the bootstrap.
+    yardstick
+        Whether to time the yardstick in the same turns, on the same provider and threads.
 
     Raises
     ------
@@ -143,17 +163,41 @@ def measure_latency(
     for position, (model, session) in enumerate(zip(models, sessions, strict=True), start=1):
         check_feeds(session, feeds, str(model) if isinstance(model, Path) else f"model {position}")
     runners = [session.bind(feeds) for session in sessions]
-    samples_ms = interleave(runners, settings or BenchSettings(), np.random.default_rng(seed))
-    return Measurement(samples_ms, seed)
+    beat = _yardstick(options) if yardstick else None
+    samples_ms, yardstick_ms = take_turns(
+        runners, settings or BenchSettings(), np.random.default_rng(seed), yardstick=beat
+    )
+    return Measurement(samples_ms, seed, None if beat is None else yardstick_ms)
+
+
+def _yardstick(options: RuntimeOptions) -> Runner | None:
+    """Return a call that runs the yardstick, or None where the provider takes no such network."""
+    try:
+        return start_session(yardstick_model(), options).bind(yardstick_feeds())
+    except ModelError:
+        return None  # some providers take quantised models only
 
 
 def interleave(
-    runners: Sequence[Callable[[], None]],
+    runners: Sequence[Runner], settings: BenchSettings, generator: np.random.Generator, clock: Clock = time.perf_counter
+) -> Samples:
+    """Return the milliseconds of each call, of shape (runners, rounds); see `take_turns`."""
+    return take_turns(runners, settings, generator, clock)[0]
+
+
+def take_turns(
+    runners: Sequence[Runner],
     settings: BenchSettings,
     generator: np.random.Generator,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Samples:
-    """Return the milliseconds of each call, of shape (runners, rounds); each round calls all in a new random order.
+    clock: Clock = time.perf_counter,
+    *,
+    yardstick: Runner | None = None,
+) -> tuple[Samples, Samples]:
+    """Return the milliseconds of each call, and of the yardstick; each round calls all runners in a new random order.
+
+    The shapes are (runners, rounds) and (rounds,). The yardstick runs in every k-th round, the more seldom the faster
+    the models are, and is NaN in the others. It opens the round: whatever k is, the same runs then follow it, and find
+    the caches as it left them.
 
     Parameters
     ----------
@@ -165,29 +209,80 @@ def interleave(
         Draws the orders.
     clock
         Returns seconds.
+    yardstick
+        What to time beside them.
     """
     start = clock()
+    turns = _Turns(runners, yardstick, generator, clock)
+    warmup = turns.play(
+        settings.warmup_runs,
+        settings.warmup_seconds,
+        settings.maximum_runs,
+        start + settings.maximum_seconds * _WARMUP_SHARE,
+        lambda number: number < settings.warmup_runs,
+    )
+    every = 1 if yardstick is None else _every(np.nanmedian(warmup, axis=0).tolist(), settings)
+    rounds = turns.play(
+        settings.minimum_runs,
+        settings.minimum_seconds,
+        settings.maximum_runs,
+        start + settings.maximum_seconds,
+        lambda number: number % every == 0,
+    )
+    samples_ms = np.asarray(rounds, np.float64).T * 1e3
+    return samples_ms[1:], samples_ms[0]
 
-    def play(least_runs: int, least_seconds: float, most_runs: int, deadline: float) -> list[list[float]]:
-        """Time rounds until every runner has had enough, and at least one."""
+
+@dataclass(frozen=True)
+class _Turns:
+    """Runners, and the yardstick where there is one, that take turns."""
+
+    runners: Sequence[Runner]
+    yardstick: Runner | None
+    generator: np.random.Generator
+    clock: Clock
+
+    def play(
+        self,
+        least_runs: int,
+        least_seconds: float,
+        most_runs: int,
+        deadline: float,
+        with_yardstick: Callable[[int], bool],
+    ) -> list[list[float]]:
+        """Time rounds until every runner has had enough, and at least one; the yardstick comes first in each."""
         rounds: list[list[float]] = []
-        spent = [0.0] * len(runners)
+        spent = [0.0] * len(self.runners)
         while len(rounds) < most_runs and (len(rounds) < least_runs or min(spent) < least_seconds):
-            durations = [0.0] * len(runners)
-            for index in generator.permutation(len(runners)).tolist():
-                runner = runners[index]
-                begin = clock()
-                runner()
-                durations[index] = clock() - begin
-                spent[index] += durations[index]
+            durations = [math.nan, *[0.0] * len(self.runners)]
+            if self.yardstick is not None and with_yardstick(len(rounds)):
+                durations[0] = self._seconds(self.yardstick)
+            for index in self.generator.permutation(len(self.runners)).tolist():
+                durations[index + 1] = self._seconds(self.runners[index])
+                spent[index] += durations[index + 1]
             rounds.append(durations)
-            if clock() >= deadline:
+            if self.clock() >= deadline:
                 break
         return rounds
 
-    warmup_deadline = start + settings.maximum_seconds * _WARMUP_SHARE
-    play(settings.warmup_runs, settings.warmup_seconds, settings.maximum_runs, warmup_deadline)
-    rounds = play(
-        settings.minimum_runs, settings.minimum_seconds, settings.maximum_runs, start + settings.maximum_seconds
-    )
-    return np.asarray(rounds, np.float64).T * 1e3
+    def _seconds(self, runner: Runner) -> float:
+        begin = self.clock()
+        runner()
+        return self.clock() - begin
+
+
+def _every(medians: Sequence[float], settings: BenchSettings) -> int:
+    """Return the k of every k-th round, in which the yardstick runs so that it costs little.
+
+    It runs at least as often as a model has to, whatever it costs.
+
+    Parameters
+    ----------
+    medians
+        Seconds of the yardstick, and of each model.
+    settings
+        How long the measurement will be.
+    """
+    beat, *models = (max(median, 1e-9) for median in medians)
+    rounds = min(max(settings.minimum_seconds / min(models), settings.minimum_runs), settings.maximum_runs)
+    return max(1, min(math.ceil(beat / (_YARDSTICK_SHARE * sum(models))), int(rounds) // settings.minimum_runs))

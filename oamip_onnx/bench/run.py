@@ -49,7 +49,7 @@ class ConfigurationResult:
     configuration
         The configuration.
     latency
-        The run times.
+        The run times, with those of the yardstick.
     cold_starts
         The cold starts; empty where they were left out.
     profiles
@@ -130,7 +130,7 @@ def measure(
     """
     files, feeds, options = [model.file for model in models], configuration.inputs.feeds, configuration.options
     started("latency")
-    latency = measure_latency(files, feeds, options, settings=settings, seed=seed)
+    latency = measure_latency(files, feeds, options, settings=settings, seed=seed, yardstick=True)
     # After the latency, whose sessions are gone by now: both would take memory and time from each other.
     cold_starts: tuple[ColdStart, ...] = ()
     if settings.cold_processes:

@@ -15,12 +15,14 @@ CONFIDENCE = 0.95
 _FEWEST_PAIRS = 6
 # Two sessions of one and the same model differ by up to this, lastingly: where a session's memory happens to lie makes
 # one load faster than another, and more runs do not average it away. Measured on networks of 0.05 to 3 ms.
-_PLACEMENT_SHIFT = 0.01
+PLACEMENT_SHIFT = 0.01
 _RESAMPLES = 1000
 # Once runs abound, the blocks grow with their number: noise that lasts long then still falls into a single block.
 _MOST_BLOCKS = 32
 # Resampled pairs held in memory at once.
 _CHUNK_ELEMENTS = 2_000_000
+
+_NOTHING_MEASURED = "No run was measured; raise the number of runs or the seconds of the benchmark."
 
 Samples = npt.NDArray[np.float64]
 
@@ -95,8 +97,8 @@ class SlowDown:
     high: float
 
     def exceeds(self, limit: float) -> bool:
-        """Return whether it is slower by more than the share `limit`, and the interval rules out no change."""
-        return self.ratio > 1 + limit and self.low > 1
+        """Return whether it is certainly slower by more than the share `limit`: the whole interval lies above it."""
+        return self.low > 1 + limit
 
 
 def summarise(samples_ms: Samples) -> Latency:
@@ -108,18 +110,18 @@ def summarise(samples_ms: Samples) -> Latency:
         If there are none.
     """
     if len(samples_ms) == 0:
-        raise UsageError("No run was measured; raise the number of runs or the seconds of the benchmark.")
+        raise UsageError(_NOTHING_MEASURED)
     percentiles = tuple(float(p) for p in np.percentile(samples_ms, np.arange(101)))
     return Latency(percentiles[50], percentiles[90], percentiles[99], len(samples_ms), percentiles)
 
 
-def median_interval(samples_ms: Samples, *, seed: int = 0) -> tuple[float, float]:
-    """Return the interval that holds the true median with 95 % confidence, in milliseconds.
+def median_interval(samples: Samples, *, seed: int = 0) -> tuple[float, float]:
+    """Return the interval that holds the true median with 95 % confidence, in the unit of the samples.
 
     Parameters
     ----------
-    samples_ms
-        The run times in the order in which they were measured.
+    samples
+        Run times, or ratios of run times, in the order in which they were measured.
     seed
         Seed of the bootstrap.
 
@@ -128,46 +130,54 @@ def median_interval(samples_ms: Samples, *, seed: int = 0) -> tuple[float, float
     UsageError
         If there are none.
     """
-    if len(samples_ms) == 0:
-        raise UsageError("No run was measured; raise the number of runs or the seconds of the benchmark.")
-    if len(samples_ms) < _FEWEST_PAIRS:
-        return float(samples_ms.min()), float(samples_ms.max())
-    low, high = _median_interval(samples_ms, np.random.default_rng(seed))
+    if len(samples) == 0:
+        raise UsageError(_NOTHING_MEASURED)
+    if len(samples) < _FEWEST_PAIRS:
+        return float(samples.min()), float(samples.max())
+    low, high = _median_interval(samples, np.random.default_rng(seed))
     # Percentiles of resamples of a series with a trend may pass by its median.
-    median = float(np.median(samples_ms))
+    median = float(np.median(samples))
     return min(low, median), max(high, median)
 
 
 def slow_down(
-    before_ms: float, before_interval_ms: tuple[float, float], now_ms: float, now_interval_ms: tuple[float, float]
+    before: float,
+    before_interval: tuple[float, float],
+    now: float,
+    now_interval: tuple[float, float],
+    *,
+    uncertainty: float = PLACEMENT_SHIFT,
 ) -> SlowDown:
     """Return the ratio of two medians that were measured apart, from each median and its own interval.
 
     The interval of the ratio comes from the two intervals on the logarithmic scale, where the ratio is a difference,
     by the method of variance estimates recovery (Donner & Zou 2012). A machine that was slower in one of the two
-    measurements is not in these intervals: the limit that a slow-down is held against must leave room for it.
+    measurements is not in these intervals: `slow_down_in_yardsticks` takes it out.
 
     Parameters
     ----------
-    before_ms, before_interval_ms
-        The median then, and its 95 % interval.
-    now_ms, now_interval_ms
+    before, before_interval
+        The median then, and its 95 % interval, in any unit.
+    now, now_interval
         The same now.
+    uncertainty
+        The share by which the ratio may differ from the true one beside the intervals; by default what the place of a
+        model in memory makes.
 
     Raises
     ------
     UsageError
         If a median is not positive or outside its interval.
     """
-    for median, (low, high) in ((before_ms, before_interval_ms), (now_ms, now_interval_ms)):
+    for median, (low, high) in ((before, before_interval), (now, now_interval)):
         if not 0 < low <= median <= high:
-            raise UsageError(f"The median {median} ms is not inside its interval, {low} to {high} ms; measure again.")
-    before, before_low, before_high = np.log((before_ms, *before_interval_ms))
-    now, now_low, now_high = np.log((now_ms, *now_interval_ms))
-    margin = math.log1p(_PLACEMENT_SHIFT)
-    low = now - before - math.hypot(now - now_low, before_high - before) - margin
-    high = now - before + math.hypot(now_high - now, before - before_low) + margin
-    return SlowDown(now_ms / before_ms, math.exp(low), math.exp(high))
+            raise UsageError(f"The median {median} is not inside its interval, {low} to {high}; measure again.")
+    then, then_low, then_high = np.log((before, *before_interval))
+    later, later_low, later_high = np.log((now, *now_interval))
+    margin = math.log1p(uncertainty)
+    low = later - then - math.hypot(later - later_low, then_high - then) - margin
+    high = later - then + math.hypot(later_high - later, then - then_low) + margin
+    return SlowDown(now / before, math.exp(low), math.exp(high))
 
 
 def compare(original_ms: Samples, pruned_ms: Samples, *, seed: int = 0) -> Speedup:
@@ -197,7 +207,7 @@ def compare(original_ms: Samples, pruned_ms: Samples, *, seed: int = 0) -> Speed
     if len(ratios) < _FEWEST_PAIRS:
         return Speedup(median, float(ratios.min()), float(ratios.max()), significant=False)
     low, high = _median_interval(ratios, np.random.default_rng(seed))
-    low, high = low / (1 + _PLACEMENT_SHIFT), high * (1 + _PLACEMENT_SHIFT)
+    low, high = low / (1 + PLACEMENT_SHIFT), high * (1 + PLACEMENT_SHIFT)
     return Speedup(median, low, high, significant=not low <= 1.0 <= high)
 
 

@@ -17,7 +17,8 @@ Target = Annotated[
     typer.Option(help="ratio=R removes the share R of every group; macs=F, params=F leave F.", metavar="KIND=VALUE"),
 ]
 Importance = Annotated[
-    str | None, typer.Option(help="oamip, magnitude, activation, removal or random.", metavar="NAME")
+    str | None,
+    typer.Option(help="auto, oamip, reconstruction, magnitude, activation, removal, random.", metavar="NAME"),
 ]
 Form = Annotated[str | None, typer.Option(help="auto, response, layerwise, shift or gate.", metavar="NAME")]
 Preset = Annotated[str | None, typer.Option(help="default, or paper: the authors' program.", metavar="NAME")]

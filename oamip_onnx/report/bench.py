@@ -1,22 +1,21 @@
 """What `bench` reports, and its comparison with an earlier report."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
-from pydantic import ValidationError
-from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from oamip_onnx.bench import (
+    YARDSTICK_VERSION,
     BenchModel,
     Configuration,
     ConfigurationResult,
+    YardstickRatio,
     median_interval,
     slow_down,
+    slow_down_in_yardsticks,
     times_by_operator,
 )
 from oamip_onnx.bench.environment import BUSY_LOAD_PER_CORE
@@ -29,6 +28,7 @@ from oamip_onnx.report.bench_records import (
     ConfigurationRecord,
     NodeRecord,
     ProfileRecord,
+    YardstickRecord,
     configuration_labels,
 )
 from oamip_onnx.report.bench_tables import (
@@ -37,11 +37,11 @@ from oamip_onnx.report.bench_tables import (
     comparison_grid,
     latency_grid,
     operator_grid,
-    percent,
 )
-from oamip_onnx.report.grid import Grid
+from oamip_onnx.report.read import Wording, load_report, validated
 from oamip_onnx.report.records import latency_record
 from oamip_onnx.report.schema import SCHEMA_VERSION, OperatorRecord, Record, SpeedupRecord
+from oamip_onnx.report.shown import Part, ShownInParts, change
 
 _SLOWEST_NODES = 10
 
@@ -52,7 +52,14 @@ _DECISIVE = (
 )
 
 
-class BenchReport(Record):
+_WORDING = Wording(
+    noun="report",
+    invalid="{file} is no report of oamip bench --json: {problem}. Give a file that it has written.",
+    outdated="The report {file} has the schema version {found}; this version reads {known}. Run the benchmark again.",
+)
+
+
+class BenchReport(Record, ShownInParts):
     """Models measured together: an entry for each model and configuration, the first model being the reference."""
 
     schema_version: int = SCHEMA_VERSION
@@ -66,16 +73,10 @@ class BenchReport(Record):
         """Return what runs slower than in the report it was compared with, by more than is allowed."""
         return [] if self.comparison is None else [entry for entry in self.comparison.entries if entry.regressed]
 
-    def tables(self) -> list[Table]:
-        """Return what `print` of rich shows, without its captions: latencies, operators, comparison."""
-        return [part.table() for part in self._parts() if isinstance(part, Grid)]
-
-    def __rich__(self) -> Group:
-        return Group(*self._parts())
-
-    def _parts(self) -> list[Grid | Text]:
+    def parts(self) -> list[Part]:
+        """Return latencies, operators and the comparison, with captions."""
         groups = by_configuration(self.models)
-        parts: list[Grid | Text] = [latency_grid(groups), Text(caption(groups))]
+        parts: list[Part] = [latency_grid(groups), Text(caption(groups))]
         parts += [operator_grid(entries, label) for label, entries in groups if entries[0].profile]
         if self.comparison is not None:
             parts += [Text(f"Against {self.comparison.file}:"), comparison_grid(self.comparison)]
@@ -96,7 +97,7 @@ def bench_report(
 
 def _entry(models: Sequence[BenchModel], result: ConfigurationResult, number: int) -> BenchEntry:
     model, measured = models[number], result.latency
-    found = measured.latencies[number]
+    found, ratio = measured.latencies[number], measured.in_yardsticks(number)
     return BenchEntry(
         name=model.name,
         path=model.path,
@@ -109,6 +110,7 @@ def _entry(models: Sequence[BenchModel], result: ConfigurationResult, number: in
         speedup=SpeedupRecord(**asdict(measured.speedup(number))) if number else None,
         cold_start=ColdStartRecord(**asdict(result.cold_starts[number])) if result.cold_starts else None,
         profile=_profile(result, number) if result.profiles else None,
+        yardstick=None if ratio is None else YardstickRecord(**asdict(ratio)),
     )
 
 
@@ -130,27 +132,7 @@ def read_bench_report(path: Path) -> BenchReport:
     DataError
         If the file is missing, is no JSON, has another schema version, or holds something else.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"The report {str(path)!r} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise DataError(f"{str(path)!r} is no JSON; give a file that oamip bench --json has written.") from error
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    if version is not None and version != SCHEMA_VERSION:
-        raise DataError(
-            f"The report {str(path)!r} has the schema version {version}; this version reads {SCHEMA_VERSION}. "
-            "Run the benchmark again."
-        )
-    try:
-        return BenchReport.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise DataError(
-            f"{str(path)!r} is no report of oamip bench --json: {where}: {first['msg']}. Give a file that it has "
-            "written."
-        ) from error
+    return validated(BenchReport, load_report(path, _WORDING), path, _WORDING)
 
 
 def check_comparable(
@@ -173,7 +155,7 @@ def check_comparable(
 
 
 def compare_with(report: BenchReport, before: BenchReport, file: str, max_slow_down: float) -> BenchReport:
-    """Return the report with the comparison of its medians with those of an earlier report, and notes on it.
+    """Return the report with a comparison with an earlier one, in times of the yardstick where both have it, and notes.
 
     Parameters
     ----------
@@ -191,6 +173,7 @@ def compare_with(report: BenchReport, before: BenchReport, file: str, max_slow_d
     missing = len(report.models) - len(shared)
     if missing:
         notes.append(f"{missing} of {len(report.models)} rows have no counterpart in {file!r} and were not compared.")
+    notes += _without_yardstick(shared, file)
     changed = _changed(before.environment, report.environment)
     if changed:
         notes.append(
@@ -199,6 +182,24 @@ def compare_with(report: BenchReport, before: BenchReport, file: str, max_slow_d
         )
     comparison = ComparisonRecord(file=file, max_slow_down=max_slow_down, entries=entries)
     return report.model_copy(update={"comparison": comparison, "notes": notes})
+
+
+def _without_yardstick(shared: Sequence[tuple[BenchEntry, BenchEntry]], file: str) -> list[str]:
+    """Return a sentence about the rows that are compared in milliseconds, pairs of now and then; none without any."""
+    plain = [(now, before) for now, before in shared if _ratios(now, before) is None]
+    if not plain:
+        return []
+    reason = f"{file!r} holds no times of the present yardstick (version {YARDSTICK_VERSION})"
+    remedy = "make a new report to compare with"
+    missing = [now.configuration.provider for now, _ in plain if now.yardstick is None]
+    if missing:
+        reason, remedy = f"the yardstick does not run on {missing[0]}", "leave room for that with --max-slowdown"
+    which = "The medians" if len(plain) == len(shared) else f"The medians of {len(plain)} of {len(shared)} rows"
+    sentence = (
+        f"{which} were compared in milliseconds, since {reason}: a change of the machine's speed looks like one of the "
+        f"model; {remedy}."
+    )
+    return [sentence]
 
 
 def _changed(before: Mapping[str, str | int | float], now: Mapping[str, str | int | float]) -> list[str]:
@@ -221,7 +222,7 @@ def regression_sentence(report: BenchReport) -> str:
         return ""
     labels = configuration_labels([entry.configuration for entry in comparison.entries])
     named = [
-        f"{entry.name}{f' ({label})' if label else ''} by {percent(entry.slow_down)}"
+        f"{entry.name}{f' ({label})' if label else ''} by {change(entry.slow_down)}"
         for label, entry in zip(labels, comparison.entries, strict=True)
         if entry.regressed
     ]
@@ -235,8 +236,19 @@ def _key(entry: BenchEntry) -> tuple[str, str]:
     return entry.name, entry.configuration.model_dump_json()
 
 
+def _ratios(now: BenchEntry, before: BenchEntry) -> tuple[YardstickRatio, YardstickRatio] | None:
+    """Return both times in yardsticks, now and then; None unless both have those of the same yardstick."""
+    if now.yardstick is None or before.yardstick is None or now.yardstick.version != before.yardstick.version:
+        return None
+    return YardstickRatio(**now.yardstick.model_dump()), YardstickRatio(**before.yardstick.model_dump())
+
+
 def _compare(now: BenchEntry, before: BenchEntry, max_slow_down: float) -> ComparisonEntry:
-    found = slow_down(before.latency_ms.p50, before.median_interval_ms, now.latency_ms.p50, now.median_interval_ms)
+    ratios = _ratios(now, before)
+    if ratios is None:
+        found = slow_down(before.latency_ms.p50, before.median_interval_ms, now.latency_ms.p50, now.median_interval_ms)
+    else:
+        found = slow_down_in_yardsticks(ratios[1], ratios[0])
     return ComparisonEntry(
         name=now.name,
         configuration=now.configuration,
@@ -246,4 +258,6 @@ def _compare(now: BenchEntry, before: BenchEntry, max_slow_down: float) -> Compa
         low=found.low,
         high=found.high,
         regressed=found.exceeds(max_slow_down),
+        yardstick_before_ms=None if ratios is None else ratios[1].median_ms,
+        yardstick_now_ms=None if ratios is None else ratios[0].median_ms,
     )

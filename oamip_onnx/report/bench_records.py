@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Self
 
+from pydantic import PositiveFloat
+
 from oamip_onnx.bench import Configuration
 from oamip_onnx.report.schema import LatencyRecord, OperatorRecord, Record, SpeedupRecord
 
@@ -65,11 +67,37 @@ class ProfileRecord(Record):
     runs: int
 
 
+class YardstickRecord(Record):
+    """How long a model takes in times of the yardstick, a fixed network that is timed in the same turns.
+
+    Attributes
+    ----------
+    version
+        Which network; ratios to different ones are not comparable.
+    median_ms
+        The median of its own run time, in milliseconds.
+    runs
+        How often it ran.
+    ratio
+        The median, over the turns in which it ran, of the model's time divided by its time.
+    low, high
+        The interval that holds the true median of the ratio with 95 % confidence.
+    """
+
+    version: int
+    median_ms: PositiveFloat
+    runs: int
+    ratio: PositiveFloat
+    low: PositiveFloat
+    high: PositiveFloat
+
+
 class BenchEntry(Record):
     """One model in one configuration.
 
     `name` is `path` with the variant behind it, if any; `speedup` is against the first model in the same configuration,
-    None for that model itself; `median_interval_ms` holds the true median with 95 % confidence.
+    None for that model itself; `median_interval_ms` holds the true median with 95 % confidence; `yardstick` is None
+    where the provider cannot run it.
     """
 
     name: str
@@ -83,13 +111,15 @@ class BenchEntry(Record):
     speedup: SpeedupRecord | None
     cold_start: ColdStartRecord | None
     profile: ProfileRecord | None
+    yardstick: YardstickRecord | None = None
 
 
 class ComparisonEntry(Record):
     """The median of one model in one configuration, in an earlier report and now.
 
-    `slow_down` is the second divided by the first, `low` and `high` its 95 % interval. It `regressed` if the slow-down
-    exceeds the limit and the interval lies above 1.
+    `slow_down` is how many times as long it takes now, `low` and `high` its 95 % interval. It `regressed` if the whole
+    interval lies above the limit. Where both reports hold the median of the same yardstick, they are in `yardstick_*`,
+    and `slow_down` is the ratio of the times in yardsticks; else it is the ratio of the medians themselves.
     """
 
     name: str
@@ -100,6 +130,8 @@ class ComparisonEntry(Record):
     low: float
     high: float
     regressed: bool
+    yardstick_before_ms: float | None = None
+    yardstick_now_ms: float | None = None
 
 
 class ComparisonRecord(Record):

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from oamip_onnx.bench import Speedup
-from oamip_onnx.report.bench_records import BenchEntry, ComparisonRecord, configuration_labels
+from oamip_onnx.report.bench_records import BenchEntry, ComparisonEntry, ComparisonRecord, configuration_labels
 from oamip_onnx.report.grid import Grid, Section
+from oamip_onnx.report.shown import change, milliseconds
 
 _MEBIBYTE = 2**20
 
@@ -50,21 +51,26 @@ def operator_grid(entries: Sequence[BenchEntry], heading: str) -> Grid:
 def comparison_grid(comparison: ComparisonRecord) -> Grid:
     """Return a row for each model and configuration that both reports hold."""
     labels = configuration_labels([entry.configuration for entry in comparison.entries])
+    beside = any(entry.yardstick_before_ms for entry in comparison.entries)
+    title = "Change beside it" if beside else "Change of the time"
     sections = []
     for label, group in groupby(zip(labels, comparison.entries, strict=True), key=lambda pair: pair[0]):
-        rows = tuple(
-            (
-                entry.name,
-                milliseconds(entry.before_ms),
-                milliseconds(entry.now_ms),
-                f"{percent(entry.slow_down)} (95 % interval {percent(entry.low)} to {percent(entry.high)})"
-                + (": too slow" if entry.regressed else ""),
-            )
-            for _, entry in group
-        )
-        sections.append(Section(label, rows))
-    return Grid(
-        ("Model", "Before\n(ms)", "Now\n(ms)", "Change of the time"), tuple(sections), frozenset({"Change of the time"})
+        rows = (_comparison_row(entry, beside=beside) for _, entry in group)
+        sections.append(Section(label, tuple(rows)))
+    headers = ("Model", "Before\n(ms)", "Now\n(ms)", *(("The\nyardstick",) if beside else ()), title)
+    return Grid(headers, tuple(sections), frozenset({title}))
+
+
+def _comparison_row(entry: ComparisonEntry, *, beside: bool) -> tuple[str, ...]:
+    before, now = entry.yardstick_before_ms, entry.yardstick_now_ms
+    machine = "-" if before is None or now is None else change(now / before)
+    found = f"{change(entry.slow_down)} (95 % interval {change(entry.low)} to {change(entry.high)})"
+    return (
+        entry.name,
+        milliseconds(entry.before_ms),
+        milliseconds(entry.now_ms),
+        *((machine,) if beside else ()),
+        found + (": too slow" if entry.regressed else ""),
     )
 
 
@@ -77,17 +83,16 @@ def caption(groups: Sequence[Group]) -> str:
     where = ", ".join(entries[0].configuration.parts()) if len(configurations) == 1 else f"{len(groups)} configurations"
     cold = next((entry.cold_start for entry in entries if entry.cold_start), None)
     started = f"; first output and memory: median of {cold.processes} fresh processes" if cold else ""
-    return f"{where}; {counted} in random turns{started}."
+    return f"{where}; {counted} in random turns{_yardstick(entries)}{started}."
 
 
-def milliseconds(value: float) -> str:
-    """Return a time with three decimals, or one from 100 ms on."""
-    return f"{value:.3f}" if value < 100 else f"{value:.1f}"
-
-
-def percent(ratio: float) -> str:
-    """Return a ratio as the change it stands for, such as +12.3 %."""
-    return f"{100 * (ratio - 1):+.1f} %"
+def _yardstick(entries: Sequence[BenchEntry]) -> str:
+    """Return what the yardstick took, for the line on how the figures came about."""
+    times = sorted({entry.yardstick.median_ms for entry in entries if entry.yardstick})
+    if not times:
+        return ""
+    least, most = milliseconds(times[0]), milliseconds(times[-1])
+    return f", the yardstick taking {least if least == most else f'{least} to {most}'} ms"
 
 
 def _latency_row(entry: BenchEntry, *, cold: bool) -> tuple[str, ...]:

@@ -1,6 +1,11 @@
-"""What `doctor` reports, as data."""
+"""What `doctor` reports."""
 
+from rich.text import Text
+
+from oamip_onnx.config import PruneConfig
+from oamip_onnx.report.grid import Labelled
 from oamip_onnx.report.schema import SCHEMA_VERSION, Record
+from oamip_onnx.report.shown import Part, ShownInParts, byte_size
 
 
 class CheckRecord(Record):
@@ -12,6 +17,13 @@ class CheckRecord(Record):
     works: bool
     detail: str
 
+    def row(self) -> tuple[str, str]:
+        """Return the short name, and whether it works."""
+        name = self.name.removesuffix("ExecutionProvider")
+        version = f" {self.version}" if self.version else ""
+        needed = " (needed)" if self.needed else ""
+        return name, f"works{version}{needed}" if self.works else f"does not work{version}{needed}: {self.detail}"
+
 
 class ExtraRecord(Record):
     """One optional set of packages: their versions, None where one is missing, and the command that installs it."""
@@ -20,6 +32,11 @@ class ExtraRecord(Record):
     installed: bool
     packages: dict[str, str | None]
     command: str
+
+    def row(self) -> tuple[str, str]:
+        """Return the name, and its packages or how to get them."""
+        versions = ", ".join(f"{name} {version}" for name, version in self.packages.items())
+        return self.name, versions if self.installed else f"missing: {self.command}"
 
 
 class ConverterRecord(Record):
@@ -39,6 +56,13 @@ class CacheRecord(Record):
     exists: bool
     writable: bool
     size_bytes: int
+
+    def describe(self) -> str:
+        """Return where it is, and its state."""
+        if self.path is None:
+            return "none: there is no home folder; set OAMIP_CACHE_DIR"
+        state = "writable" if self.writable else "not writable: solved programs are not kept"
+        return f"{self.path} ({byte_size(self.size_bytes) if self.exists else 'not made yet'}, {state})"
 
 
 class CpuRecord(Record):
@@ -60,8 +84,13 @@ class AlignmentRecord(Record):
     runs: int
     is_sure: bool
 
+    def row(self) -> tuple[str, str]:
+        """Return the operator, and what each multiple costs."""
+        costs = ", ".join(f"{multiple}: {cost:.2f}" for multiple, cost in self.relative.items())
+        return self.operator, f"{costs} ({self.runs} runs)"
 
-class DoctorReport(Record):
+
+class DoctorReport(Record, ShownInParts):
     """What is installed, what works, and what this machine likes; `healthy` where everything needed works."""
 
     schema_version: int = SCHEMA_VERSION
@@ -75,3 +104,46 @@ class DoctorReport(Record):
     cache: CacheRecord
     cpu: CpuRecord
     alignment: list[AlignmentRecord]
+
+    def parts(self) -> list[Part]:
+        """Return the report on one page."""
+        converters = [(one.name, "usable" if one.usable else one.detail) for one in self.converters]
+        parts: list[Part] = [
+            Labelled("Libraries", tuple(self.packages.items())),
+            Labelled("Providers of ONNX Runtime", tuple(check.row() for check in self.providers)),
+            Labelled("Solvers", tuple(check.row() for check in self.solvers)),
+            Labelled("Extras", tuple(extra.row() for extra in self.extras)),
+            Labelled("Converters to ONNX", tuple(converters or [("none", "")])),
+            self._machine(),
+        ]
+        if self.alignment:
+            title = "Widths: time per channel, relative to multiples of 32"
+            parts.append(Labelled(title, tuple(found.row() for found in self.alignment)))
+            parts += map(Text, self._advice())
+        broken = [check.name for check in [*self.providers, *self.solvers] if check.needed and not check.works]
+        verdict = f"Not well: {', '.join(broken)} does not work." if broken else "Everything that is needed works."
+        return [*parts, Text(verdict, style="bold")]
+
+    def _machine(self) -> Labelled:
+        cpu = self.cpu
+        physical = f", {cpu.physical_cores} physical" if cpu.physical_cores else ""
+        rows = (
+            ("system", self.operating_system),
+            ("CPU", cpu.model),
+            ("cores", f"{cpu.logical_cores} logical cores{physical}; load {cpu.load:.2f}"),
+            ("vectors", " ".join(cpu.vector_extensions) or "unknown"),
+            ("cache", self.cache.describe()),
+        )
+        return Labelled("Machine", rows)
+
+    def _advice(self) -> list[str]:
+        """Return what the measurement says about `--round-to`."""
+        multiple = max(found.multiple for found in self.alignment)
+        usual = PruneConfig.model_fields["round_to"].default
+        fits = f"Multiples of {multiple} cost within 5 % of multiples of 32 here"
+        lines = [f"{fits}; prune with --round-to {multiple} (by default {usual})."]
+        if not all(found.is_sure for found in self.alignment):
+            lines.append(
+                "Two halves of the measurement disagree on that: the machine is busy, or a multiple is on the edge."
+            )
+        return lines

@@ -39,6 +39,16 @@ def write_report_folder(result: Result, folder: Path, *, title: str = "") -> Non
     ------
     MissingExtraError, OutputError
         As `check_report_folder` does.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import oamip_onnx
+    >>> from oamip_onnx.report import write_report_folder
+    >>> result = oamip_onnx.prune("model.onnx", "calibration.npz", importance="magnitude", bench=False)
+    >>> write_report_folder(result.report, Path("report"), title="My model")
+    >>> sorted(path.name for path in Path("report").iterdir())
+    ['report.html', 'report.md', 'result.json']
     """
     check_report_folder(folder)
     texts = {

@@ -1,12 +1,17 @@
 """What `inspect` reports: groups with what they cost, pins, and what the program can encode."""
 
+from collections.abc import Iterator
+
 import numpy as np
+from rich.text import Text
 
 from oamip_onnx.budget import costs_of
 from oamip_onnx.channels import REMEDIES, BoolArray, ChannelAnalysis, ChannelGroup
 from oamip_onnx.formulation import BUILDERS
 from oamip_onnx.model import Costs, Model
+from oamip_onnx.report.grid import Grid, Section
 from oamip_onnx.report.schema import SCHEMA_VERSION, PinRecord, Record
+from oamip_onnx.report.shown import Part, ShownInParts
 
 _PRODUCTS = frozenset({"Conv", "Div", "Gemm", "MatMul", "Mul"})
 
@@ -37,8 +42,19 @@ class GroupInspection(Record):
     macs: int
     parameters: int
 
+    def constraints(self) -> str:
+        """Return what binds the units, in words."""
+        words = []
+        if self.blocks > 1:
+            words.append(f"{self.blocks} equal blocks")
+        if not self.exact:
+            words.append("inexact")
+        if not self.minimum_width:
+            words.append("may vanish")
+        return ", ".join(words)
 
-class Inspection(Record):
+
+class Inspection(Record, ShownInParts):
     """The channels of a model.
 
     Attributes
@@ -63,9 +79,70 @@ class Inspection(Record):
     remedies: dict[str, str]
     notes: list[str]
 
+    def parts(self) -> list[Part]:
+        """Return groups with what they cost, what the program can encode, and pins with what would help."""
+        return list(self._parts())
+
+    def _parts(self) -> Iterator[Part]:
+        if self.groups:
+            yield self._group_grid()
+        yield Text(
+            f"{self.parameters:,} parameters, {self.macs:,} MACs; with every group at its narrowest, "
+            f"{100 * self.smallest_macs:.1f} % of the MACs and {100 * self.smallest_parameters:.1f} % of the "
+            "parameters are left."
+        )
+        yield Text(
+            f"The program in shift form can express {100 * self.encodable_nodes:.0f} % of the nodes, with "
+            f"{100 * self.encodable_macs:.0f} % of the MACs."
+        )
+        if self.pinned:
+            yield self._pin_grid()
+            yield from (Text(f"{code}: {remedy}") for code, remedy in self.remedies.items())
+
+    def _group_grid(self) -> Grid:
+        rows = tuple(
+            (
+                group.name,
+                str(group.width),
+                group.constraints(),
+                str(len(group.tensors)),
+                f"{100 * group.macs_share:.1f} %",
+                f"{100 * group.parameters_share:.1f} %",
+            )
+            for group in self.groups
+        )
+        headers = ("Group", "Width", "Constraints", "Tensors", "MACs", "Parameters")
+        return Grid(headers, (Section("", rows),), frozenset({"Group", "Constraints"}))
+
+    def _pin_grid(self) -> Grid:
+        """Return a row for each reason."""
+        by_reason: dict[tuple[str, str], list[str]] = {}
+        for pin in self.pinned:
+            by_reason.setdefault((pin.code, pin.reason), []).append(pin.tensor)
+        rows = tuple(
+            (tensors[0] + (f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""), code, reason)
+            for (code, reason), tensors in by_reason.items()
+        )
+        headers = ("Stays", "Code", "Reason")
+        return Grid(headers, (Section("", rows),), frozenset(headers))
+
 
 def inspect_channels(model: Model, analysis: ChannelAnalysis) -> Inspection:
-    """Return groups, pins, and the largest reduction possible."""
+    """Return groups, pins, and the largest reduction possible.
+
+    Examples
+    --------
+    >>> from oamip_onnx.channels import analyse
+    >>> from oamip_onnx.model import bind_inputs, infer_shapes, load_model
+    >>> from oamip_onnx.report import inspect_channels
+    >>> model = load_model("model.onnx")
+    >>> types = infer_shapes(model, bind_inputs(model, None, {}))
+    >>> found = inspect_channels(model, analyse(model, types))
+    >>> [(group.name, group.width) for group in found.groups]
+    [('t0', 8), ('t2', 6)]
+    >>> [(pin.tensor, pin.code) for pin in found.pinned]
+    [('t8', 'graph-output')]
+    """
     everything = np.ones(analysis.unit_count, dtype=np.bool_)
     full = costs_of(model, analysis, everything)
     smallest = everything.copy()

@@ -7,7 +7,16 @@ from oamip_onnx.report.table import rows, summary_lines
 
 
 def report_markdown(result: Result) -> str:
-    """Return the before/after table, the widths and the notes as GitHub's Markdown."""
+    """Return the before/after table, the widths and the notes as GitHub's Markdown.
+
+    Examples
+    --------
+    >>> import oamip_onnx
+    >>> from oamip_onnx.report import report_markdown
+    >>> result = oamip_onnx.prune("model.onnx", "calibration.npz", importance="magnitude", bench=False)
+    >>> print(report_markdown(result.report).splitlines()[0])
+    # Pruning report
+    """
     parts = [
         "# Pruning report",
         _table(

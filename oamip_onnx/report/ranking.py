@@ -1,6 +1,5 @@
 """How the units of a model are ranked, for `explain`: by a file of scores, by a run, or by their weights."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,18 @@ from oamip_onnx.errors import DataError
 from oamip_onnx.importance import ImportanceContext, magnitude
 from oamip_onnx.importance.scores import FloatArray
 from oamip_onnx.model import Model
-from oamip_onnx.report.read import read_result
+from oamip_onnx.report.read import Wording, load_json, read_result
 from oamip_onnx.report.scores import read_scores
 from oamip_onnx.runtime import RuntimeOptions
 
 # The settings that decide which groups a model has.
 _GROUPING = ("ignore", "only", "allow_inexact", "heads", "input_shapes")
+
+_WORDING = Wording(
+    noun="report",
+    invalid="The file {file} holds no settings of a run; write it with oamip score --out or oamip prune --json "
+    "({problem}).",
+)
 
 
 @dataclass(frozen=True)
@@ -57,17 +62,10 @@ def grouping_settings(path: Path) -> dict[str, object]:
     DataError
         If the file is missing or is not what `oamip score --out` or `oamip prune --json` writes.
     """
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"The report {str(path)!r} cannot be read: {error.strerror}.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"The report {str(path)!r} is no JSON: {error}.") from error
+    report = load_json(path, _WORDING)
     config = report.get("config") if isinstance(report, dict) else None
     if not isinstance(config, Mapping):
-        raise DataError(
-            f"The file {str(path)!r} holds no settings of a run; write it with oamip score --out or oamip prune --json."
-        )
+        raise _WORDING.refused(path, "it has no field config")
     return {name: config[name] for name in _GROUPING if name in config}
 
 

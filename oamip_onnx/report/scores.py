@@ -5,16 +5,23 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 from rich.table import Table
 
 from oamip_onnx.channels import ChannelAnalysis, select_units
 from oamip_onnx.config import PruneConfig
 from oamip_onnx.errors import DataError, closest
 from oamip_onnx.importance import FrontPoint, Scores, Subnetwork
+from oamip_onnx.report.read import Wording, load_report, validated
 from oamip_onnx.report.records import group_records, importance_name, solver_records
 from oamip_onnx.report.schema import SCHEMA_VERSION, CertificateRecord, GroupRecord, Record, SolverRecord
-from oamip_onnx.report.shown import Shown, headed
+from oamip_onnx.report.shown import Shown, filled
+
+_WORDING = Wording(
+    noun="scores",
+    invalid="The file {file} holds no scores; write them with oamip score MODEL --out SCORES ({problem}).",
+    outdated="The scores {file} have the schema version {found}; this version reads {known}. Score the model again.",
+)
 
 
 class ScoreReport(Record, Shown):
@@ -30,12 +37,13 @@ class ScoreReport(Record, Shown):
 
     def tables(self) -> list[Table]:
         """Return one row a group: widths, and the range of its scores."""
-        table = headed("Group", "Width", "Kept", "Lowest", "Median", "Highest")
+        rows = []
         for group in self.groups:
             ordered = sorted(group.importance)
             figures = (ordered[0], ordered[len(ordered) // 2], ordered[-1])
-            table.add_row(group.name, str(group.before), str(group.after), *(f"{v:.4f}" for v in figures))
-        return [table]
+            rows.append((group.name, str(group.before), str(group.after), *(f"{v:.4f}" for v in figures)))
+        headers = ("Group", "Width", "Kept", "Lowest", "Median", "Highest")
+        return [filled(headers, rows)]
 
 
 class FrontRecord(Record):
@@ -59,11 +67,11 @@ class FrontReport(Record, Shown):
 
     def tables(self) -> list[Table]:
         """Return one row a point."""
-        table = headed("λ", "Units kept", "Loss expected", "Loss measured")
-        for point in self.points:
-            losses = (f"{point.program_loss:.4f}", f"{point.measured_loss:.4f}")
-            table.add_row(f"{point.loss_weight:.3g}", f"{point.share_kept:.1%}", *losses)
-        return [table]
+        rows = (
+            (f"{p.loss_weight:.3g}", f"{p.share_kept:.1%}", f"{p.program_loss:.4f}", f"{p.measured_loss:.4f}")
+            for p in self.points
+        )
+        return [filled(("λ", "Units kept", "Loss expected", "Loss measured"), rows)]
 
 
 class SubnetworkRecord(Record):
@@ -87,10 +95,11 @@ class SubnetworksReport(Record, Shown):
 
     def tables(self) -> list[Table]:
         """Return one row a subnetwork."""
-        table = headed("Seed", "Loss", "Shared with the first", "File")
-        for one in self.subnetworks:
-            table.add_row(str(one.seed), f"{one.measured_loss:.4f}", f"{one.overlap:.1%}", one.file or "")
-        return [table]
+        rows = (
+            (str(one.seed), f"{one.measured_loss:.4f}", f"{one.overlap:.1%}", one.file or "")
+            for one in self.subnetworks
+        )
+        return [filled(("Seed", "Loss", "Shared with the first", "File"), rows)]
 
 
 def score_report(analysis: ChannelAnalysis, scores: Scores, widths: Sequence[int], config: PruneConfig) -> ScoreReport:
@@ -167,19 +176,7 @@ def read_scores(path: Path, analysis: ChannelAnalysis) -> Scores:
     DataError
         If the file is missing, holds no finite scores, has another schema, or has other groups than the model.
     """
-    try:
-        report = ScoreReport.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"The scores {str(path)!r} cannot be read: {error.strerror}.") from error
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"The file {str(path)!r} holds no scores; write them with oamip score MODEL --out {path.name}."
-        ) from error
-    if report.schema_version != SCHEMA_VERSION:
-        raise DataError(
-            f"The scores {str(path)!r} have the schema version {report.schema_version}; this version reads "
-            f"{SCHEMA_VERSION}. Score the model again."
-        )
+    report = validated(ScoreReport, load_report(path, _WORDING), path, _WORDING)
     stored = {group.name: group.importance for group in report.groups}
     values = np.zeros(analysis.unit_count)
     for group in analysis.groups:

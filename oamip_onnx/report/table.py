@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 from rich.table import Table
+from rich.text import Text
 
 from oamip_onnx.report.schema import LosslessRecord, Result
+from oamip_onnx.report.shown import byte_size, milliseconds
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,12 @@ def rows(result: Result) -> list[Row]:
             _change(before.parameters, after.parameters),
         ),
         Row("MACs", f"{before.macs:,}", f"{after.macs:,}", _change(before.macs, after.macs)),
-        Row("Size", _bytes(before.size_bytes), _bytes(after.size_bytes), _change(before.size_bytes, after.size_bytes)),
+        Row(
+            "Size",
+            byte_size(before.size_bytes),
+            byte_size(after.size_bytes),
+            _change(before.size_bytes, after.size_bytes),
+        ),
     ]
     if before.latency_ms and after.latency_ms and result.speedup:
         speedup = result.speedup
@@ -37,8 +44,9 @@ def rows(result: Result) -> list[Row]:
             change = f"{1 / speedup.median:.2f}× slower [{1 / speedup.high:.2f}, {1 / speedup.low:.2f}]"
         if not speedup.significant:
             change = f"no significant change [{speedup.low:.2f}, {speedup.high:.2f}]"
-        table.append(Row("Latency p50", _ms(before.latency_ms.p50), _ms(after.latency_ms.p50), change))
-        table.append(Row("Latency p99", _ms(before.latency_ms.p99), _ms(after.latency_ms.p99), ""))
+        first, second = before.latency_ms, after.latency_ms
+        table.append(Row("Latency p50", _ms(first.p50), _ms(second.p50), change))
+        table.append(Row("Latency p99", _ms(first.p99), _ms(second.p99), ""))
     drift = result.drift
     if drift.metric:
         points = 100 * (drift.metric.pruned - drift.metric.original)
@@ -91,7 +99,7 @@ def before_after_table(result: Result) -> Table:
     table.add_column("Pruned", justify="right")
     table.add_column("Change")
     for row in rows(result):
-        table.add_row(row.quantity, row.original, row.pruned, row.change)
+        table.add_row(*(Text(cell) for cell in (row.quantity, row.original, row.pruned, row.change)))
     return table
 
 
@@ -99,17 +107,8 @@ def _change(before: float, after: float) -> str:
     return f"{100 * after / before:.1f} % left" if before else ""
 
 
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.2f} GiB"
-
-
 def _ms(value: float) -> str:
-    return f"{value:.3f} ms" if value < 10 else f"{value:.1f} ms"
+    return f"{milliseconds(value)} ms"
 
 
 def summary_lines(result: Result) -> list[str]:
