@@ -8,9 +8,10 @@ Every criterion scores the same unlabelled images of each draw and keeps the sam
 Accuracies are means ± standard errors over the draws: with masks alone, which is what a criterion is worth, and after
 the least-squares repair. The seconds are those of the criterion alone, on one thread. Criteria:
 
-* `oamip` (the response form), `oamip-auto` (the default of `prune`: the form that the repair makes most of),
-  `oamip-layerwise`, and `oamip-shift` (the authors' program; its scores rank, the widths stay equal);
-* `removal`, `activation`, `magnitude`, `random`;
+* `auto` (the default of `prune`: OAMIP or the reconstruction, whichever the repair makes most of);
+* `oamip` (the response form), `oamip-auto` (the form that the repair makes most of), `oamip-layerwise`, and
+  `oamip-shift` (the authors' program; its scores rank, the widths stay equal);
+* `reconstruction` (group optimal brain surgery), `removal`, `activation`, `magnitude`, `random`;
 * `onnxsim-l2` and `onnxsim-wanda`, the rules by which onnxsim 0.8 ranks channels: ‖W_g‖ of the weights that produce the
   channel, which is `magnitude` and shares its row, and ‖W_g‖·‖X_g‖ with the activations X_g that flow through it;
 * `fisher` and `taylor` by gradients, where PyTorch is installed (`gradients.py`).
@@ -59,17 +60,19 @@ Row = dict[str, Any]
 
 # What the criteria of the package are set to.
 SETTINGS: dict[str, dict[str, object]] = {
-    "oamip": {"form": "response"},
-    "oamip-auto": {"form": "auto"},
-    "oamip-layerwise": {"form": "layerwise"},
+    "auto": {"importance": "auto"},
+    "oamip": {"importance": "oamip", "form": "response"},
+    "oamip-auto": {"importance": "oamip", "form": "auto"},
+    "oamip-layerwise": {"importance": "oamip", "form": "layerwise"},
     "oamip-shift": {"preset": "paper"},
+    "reconstruction": {"importance": "reconstruction"},
     "removal": {"importance": "removal"},
     "activation": {"importance": "activation"},
     "magnitude": {"importance": "magnitude"},
     "random": {"importance": "random"},
 }
 # The others score the units of a draw once for all widths.
-READ_WIDTHS = ("oamip", "oamip-auto", "oamip-layerwise")
+READ_WIDTHS = ("auto", "oamip", "oamip-auto", "oamip-layerwise", "reconstruction")
 GRADIENTS = ("fisher", "taylor")
 SAME_AS = {"onnxsim-l2": "magnitude"}
 AVAILABLE = [*SETTINGS, *SAME_AS, "onnxsim-wanda", *(GRADIENTS if importlib.util.find_spec("torch") else ())]

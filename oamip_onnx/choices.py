@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-Importance = Literal["oamip", "magnitude", "activation", "removal", "random"]
+Importance = Literal["auto", "oamip", "reconstruction", "magnitude", "activation", "removal", "random"]
 Preset = Literal["default", "paper"]
 Form = Literal["auto", "response", "layerwise", "shift", "gate"]
 Decoupling = Literal["none", "mean", "max"]

@@ -20,33 +20,46 @@ class PruneConfig(BaseModel):
     Attributes
     ----------
     target
-        What to shrink to: ``ratio=0.5`` removes half of the units of every group, ``macs=0.5`` and ``params=0.5``
-        leave half of the costs.
+        What to shrink to: ``ratio=0.5`` removes half of the units of every group; ``macs=0.5`` and ``params=0.5``
+        leave at most half of the costs; ``threshold=0.2`` keeps what OAMIP scores above 0.2.
     importance
-        How units are ranked.
+        How units are ranked; ``auto`` takes OAMIP or the reconstruction, whichever the repair makes most of.
     preset
-        ``paper`` sets what the other settings leave open to the authors' program (`PRESETS`).
+        ``paper`` sets what the other settings leave open to the authors' program.
     form
         For ``oamip``, the form of the program; ``auto`` chooses by size and measured quality.
-    rounds, exchanges
-        Rounds of the response form, and most rounds of exchange after them.
+    rounds
+        Rounds of the response form.
+    exchanges
+        Rounds of the response form's exchanges, at most; 0 for none.
     by_class
         Decoupling by class: one program a class, a unit's score being the ``mean`` or the ``max`` of those.
     head
         Auxiliary network of the layer-wise form: ``linear``, ``hidden`` or the paper's ``pooled`` one.
     loss_weight
         λ of the joint forms, and wherever a threshold stands in for planned widths.
-    reweightings, anchor
-        Further solves of the joint forms with weights 1/(s + ε); bound on how far their logits may move.
-    binary_scores, tighten_seconds
-        Joint forms: whether the last hidden group's scores must be 0 or 1; time for tightening the gate form's bounds.
+    reweightings
+        Further solves of the joint forms, with weights 1/(s + ε).
+    anchor
+        Joint forms: bound on how far their logits may move; free by default.
+    binary_scores
+        Joint forms: whether the last hidden group's scores must be 0 or 1.
+    tighten_seconds
+        Seconds for tightening the gate form's bounds.
     certificates
         Whether groups of up to 64 units get a quadratic certificate.
-    lossless, input_range, lossless_seconds
-        Remove only what is proven to change nothing while inputs stay in a range (``0,1``, or ``name=0,1``), with this
-        wall-clock budget for the proofs.
-    solver, solver_nodes, solver_seconds
-        Engine by name (``scip``, or any that cvxpy finds); limits of SCIP's search.
+    lossless
+        Remove only what is proven to change nothing while inputs stay in `input_range`.
+    input_range
+        Range of every input (``0,1``), or of one (``name=0,1``), for `lossless`.
+    lossless_seconds
+        Wall-clock seconds for the proofs of `lossless`.
+    solver
+        Engine by name: ``scip``, or any that cvxpy finds; chosen by the program by default.
+    solver_nodes
+        Most nodes of SCIP's search in one program.
+    solver_seconds
+        Most seconds of SCIP's search in one program.
     repair
         How the consumers make up for what went.
     round_to
@@ -55,30 +68,44 @@ class PruneConfig(BaseModel):
         Use at most this many calibration samples.
     images
         Samples that enter a program; by default 10 in the joint forms and 200 elsewhere.
-    ignore, only
-        Globs, or regular expressions behind ``re:``, on node and tensor names.
+    ignore
+        Nodes and tensors whose channels stay: globs, or regular expressions behind ``re:``, on their names.
+    only
+        Nodes and tensors whose channels may go, in the same form; all by default.
     allow_inexact
         Whether channels under a normalisation over them may go; the narrower model normalises over those it keeps.
     heads
         Whether attention loses ``whole`` heads or a ``dimension`` of every head.
-    provider, threads
-        ONNX Runtime's execution provider and number of threads (0: its own choice).
+    provider
+        ONNX Runtime's execution provider by its short name, such as ``cpu`` or ``cuda``.
+    threads
+        Threads of ONNX Runtime; 0 for its own choice.
     seed
         Seed of every draw.
     bench
         Whether latency is measured.
     input_shapes
         Shapes of inputs whose dimensions the model leaves open and no data bind.
-    workers, scheduler
-        Processes that solve programs (0: one per core), or the address of a Dask scheduler.
+    workers
+        Processes that solve programs; 0 for one a core.
+    scheduler
+        Address of a Dask scheduler that solves them instead, such as ``tcp://host:8786``.
     cache
         Whether solved programs are kept, so that an interrupted run goes on where it was.
+
+    Examples
+    --------
+    >>> from oamip_onnx import PruneConfig
+    >>> PruneConfig(target="macs=0.5").round_to
+    8
+    >>> PruneConfig(preset="paper").target
+    'threshold=auto'
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     target: str = "ratio=0.5"
-    importance: Importance = "oamip"
+    importance: Importance = "auto"
     preset: Preset = "default"
     form: Form = "auto"
     rounds: int = Field(default=4, ge=1)
@@ -147,6 +174,13 @@ def make_config(*layers: Mapping[str, Any]) -> PruneConfig:
     ------
     UsageError
         On an unknown name, with the closest known one, or a value that is not allowed.
+
+    Examples
+    --------
+    >>> from oamip_onnx.config import make_config
+    >>> config = make_config({"target": "ratio=0.5", "seed": 1}, {"target": "macs=0.7"})
+    >>> config.target, config.seed
+    ('macs=0.7', 1)
     """
     merged: dict[str, Any] = {}
     for layer in layers:

@@ -33,6 +33,9 @@ from oamip_onnx.solvers import SolverOptions
 from oamip_onnx.surgery import cut
 from oamip_onnx.tasks import TaskOptions, default_cache
 
+# The importances that are OAMIP's where no widths are planned.
+_OAMIP = frozenset({"auto", "oamip"})
+
 
 def score(prepared: Prepared, config: PruneConfig, progress: Progress | None = None) -> tuple[Scores, tuple[int, ...]]:
     """Return the importance of every unit, and the widths that the target asks for.
@@ -94,7 +97,7 @@ def widths_for(prepared: Prepared, config: PruneConfig, scores: Scores) -> tuple
 
 
 def _check_comparable(target: Target, importance: str) -> None:
-    if importance != "oamip":
+    if importance not in _OAMIP:
         raise UsageError(
             f"The target {target} compares OAMIP's scores; the importance {importance} needs ratio=, macs= or params=."
         )
@@ -114,7 +117,7 @@ def path(prepared: Prepared, config: PruneConfig, count: int, progress: Progress
         As the programs do, or for fewer than two points.
     """
     _check_ranks(config)
-    if config.importance != "oamip":
+    if config.importance not in _OAMIP:
         raise UsageError(f"A path walks OAMIP's weight of the loss; the importance {config.importance} has none.")
     require_groups(prepared.model, prepared.analysis)
     return walk(importance_context(prepared, config, None, progress), count)

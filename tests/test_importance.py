@@ -281,7 +281,8 @@ def test_every_criterion_gives_finite_scores() -> None:
     context = context_of(analysed(GRAPHS["residual"]()))
     for name in CRITERIA:
         scores: Scores = score(name, context)
-        assert scores.criterion == name
+        # No repair follows that `auto` could judge by.
+        assert scores.criterion == ("oamip" if name == "auto" else name)
         assert np.isfinite(scores.values).all()
 
 

@@ -23,6 +23,9 @@ class Contracting(Protocol):
     def rows(self, data: Array, chosen: IntArray | None = None) -> Array:
         """Return the features, one row an output position, or a chosen one; shape (positions, features)."""
 
+    def count(self, data: Array) -> int:
+        """Return the number of output positions."""
+
     def targets(self, out: Array) -> Array:
         """Return the output, one row a position in the same order; shape (positions, outputs)."""
 
@@ -56,17 +59,27 @@ class ConvolutionLayout:
             return [(0, 0)] * axes
         return list(zip(self.pads[:axes], self.pads[axes:], strict=True))
 
+    def _windows(self, data: Array) -> Array:
+        """Return a view of the patches, shape (samples, channels, positions…, kernel…)."""
+        axes = len(self.kernel)
+        padded = np.pad(data, [(0, 0), (0, 0), *self._padding(data.shape[2:])])
+        extent = tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, extent, axis=tuple(range(2, 2 + axes)))
+        steps = (slice(None), slice(None), *(slice(None, None, s) for s in self.strides))
+        return windows[(*steps, *(slice(None, None, d) for d in self.dilations))]
+
+    def count(self, data: Array) -> int:
+        """Return samples · positions."""
+        shape = self._windows(data).shape
+        return int(shape[0] * np.prod(shape[2 : 2 + len(self.kernel)]))
+
     def rows(self, data: Array, chosen: IntArray | None = None) -> Array:
         """Return the patches under the kernel, shape (samples · positions, channels · kernel).
 
         Only the chosen positions are copied; all of them take the kernel's size times the memory of the data.
         """
         axes = len(self.kernel)
-        padded = np.pad(data, [(0, 0), (0, 0), *self._padding(data.shape[2:])])
-        extent = tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
-        windows = np.lib.stride_tricks.sliding_window_view(padded, extent, axis=tuple(range(2, 2 + axes)))
-        steps = (slice(None), slice(None), *(slice(None, None, s) for s in self.strides))
-        windows = windows[(*steps, *(slice(None, None, d) for d in self.dilations))]
+        windows = self._windows(data)
         # samples, channels, positions…, kernel… → samples, positions…, channels, kernel…
         order = [0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes)]
         features = data.shape[1] * int(np.prod(self.kernel))
@@ -99,6 +112,10 @@ class ProductLayout:
         """Return the rows of the left operand, shape (rows, features)."""
         rows = data.reshape(-1, data.shape[-1])
         return rows if chosen is None else rows[chosen]
+
+    def count(self, data: Array) -> int:
+        """Return the number of rows."""
+        return int(data.size // data.shape[-1])
 
     def targets(self, out: Array) -> Array:
         """Return the rows of the output, shape (rows, outputs)."""

@@ -1,5 +1,6 @@
 """How much each unit matters: OAMIP and the baselines behind one protocol."""
 
+from oamip_onnx.importance.automatic import automatic
 from oamip_onnx.importance.front import FrontPoint, Subnetwork, subnetworks, walk
 from oamip_onnx.importance.joint import authors_options, joint_scores
 from oamip_onnx.importance.layerwise import layerwise_scores
@@ -14,6 +15,7 @@ from oamip_onnx.importance.protocol import (
     score,
 )
 from oamip_onnx.importance.random_draw import random_draw
+from oamip_onnx.importance.reconstruction import reconstruction
 from oamip_onnx.importance.response import response_scores
 from oamip_onnx.importance.scores import Scores
 from oamip_onnx.importance.settings import OamipSettings
@@ -33,6 +35,7 @@ __all__ = [
     "Subnetwork",
     "activation",
     "authors_options",
+    "automatic",
     "criterion",
     "find_logits",
     "joint_scores",
@@ -41,6 +44,7 @@ __all__ = [
     "magnitude",
     "oamip",
     "random_draw",
+    "reconstruction",
     "response_scores",
     "score",
     "single_removal",

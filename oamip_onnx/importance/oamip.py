@@ -13,13 +13,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from oamip_onnx.calibration import Samples
-from oamip_onnx.channels import select_units
 from oamip_onnx.errors import UnsupportedOperatorError, UsageError, closest
+from oamip_onnx.importance.choosing import choose, with_note
 from oamip_onnx.importance.joint import joint_scores
 from oamip_onnx.importance.layerwise import layerwise_scores
 from oamip_onnx.importance.measuring import IMAGES, Responses, select_samples
-from oamip_onnx.importance.protocol import Criterion, ImportanceContext, Judge, criterion
+from oamip_onnx.importance.protocol import Criterion, ImportanceContext, criterion
 from oamip_onnx.importance.response import penalised_scores, response_scores, response_stages
 from oamip_onnx.importance.scores import Scores
 
@@ -38,9 +37,6 @@ _LARGEST_PROGRAM = 5_000_000
 
 # Solve time of CLARABEL per coefficient of the response form's program, measured on networks of 200 to 400 units.
 _SECONDS_PER_COEFFICIENT = 1e-5
-
-# Held-out samples on which the forms are compared.
-_COMPARED_SAMPLES = 200
 
 
 @criterion("oamip")
@@ -116,41 +112,22 @@ def _choose(context: ImportanceContext) -> Scores:
     try:
         layerwise = layerwise_scores(context)
     except UnsupportedOperatorError as error:
-        return _with_notes(response_scores(context), f"The response form gave the scores. {error}")
+        return with_note(response_scores(context), f"The response form gave the scores. {error}")
     if not _is_affordable(seconds, coefficients):
         reason = (
             f"The layer-wise form gave the scores: the response form would take about {seconds:.0f} s with "
             f"{coefficients:.1e} coefficients."
         )
-        return _with_notes(layerwise, reason)
+        return with_note(layerwise, reason)
     *earlier, response = response_stages(context)
     candidates = {"the response form": response, "the layer-wise form": layerwise}
     if context.judge is not None and earlier:
         candidates = {"the response form without exchanges": earlier[0], **candidates}
-    judge, how = _judge(context)
-    widths = context.planned("response")
-    losses = {n: judge(select_units(context.analysis, widths, c.values)) for n, c in candidates.items()}
-    best = min(losses, key=lambda name: losses[name])
-    others = ", ".join(f"that of {name} {loss:.4f}" for name, loss in losses.items() if name != best)
-    reason = f"Of the forms, {best} gave the scores: {how} its loss is {losses[best]:.4f}, {others}."
-    return _with_notes(candidates[best], reason)
-
-
-def _judge(context: ImportanceContext) -> tuple[Judge, str]:
-    """Return what the forms are compared by, and how a sentence says it: after the repair, or with masks alone."""
-    if context.judge is not None:
-        return context.judge, "after the repair"
-    held_out = _held_out(context)
-    measured = Responses(context, held_out)
-    return (lambda kept: measured.loss(measured(kept))), f"with masks alone on {held_out.count} samples"
+    return choose(context, candidates, "forms")
 
 
 def _is_affordable(seconds: float, coefficients: int) -> bool:
     return seconds <= _AFFORDABLE_SECONDS and coefficients <= _LARGEST_PROGRAM
-
-
-def _with_notes(scores: Scores, reason: str) -> Scores:
-    return replace(scores, notes=(*scores.notes, reason))
 
 
 def _estimate(context: ImportanceContext) -> tuple[float, int]:
@@ -169,15 +146,3 @@ def _estimate(context: ImportanceContext) -> tuple[float, int]:
     units = context.analysis.unit_count
     steps = context.oamip.rounds + context.oamip.exchanges + 1  # and the certificate
     return steps * units * (one_pass + numbers * _SECONDS_PER_COEFFICIENT), units * numbers
-
-
-def _held_out(context: ImportanceContext) -> Samples:
-    """Return samples that no program has seen, or, where all have entered, the same."""
-    samples = context.samples
-    if (context.oamip.images or IMAGES) >= samples.count:
-        return samples
-    used = select_samples(context, context.oamip.images or IMAGES)
-    name = next(iter(samples.feeds))
-    seen = {row.tobytes() for row in used.feeds[name]}
-    rows = np.array([i for i, row in enumerate(samples.feeds[name]) if row.tobytes() not in seen], dtype=np.int64)
-    return samples.take(rows[:_COMPARED_SAMPLES]) if len(rows) >= (samples.run_size or 1) else samples
