@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 2
 
 $(VENV)/package: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --editable .
+	$(PIP) --editable '.[report]'
 	touch $@
 
 $(VENV)/dev: $(VENV)/package
@@ -23,10 +23,10 @@ $(VENV)/docs: $(VENV)/package
 	touch $@
 
 demo: $(VENV)/package
-	mkdir -p demo
+	mkdir -p demo && rm -rf demo/report
 	$(BIN)/oamip prune examples/fashion/resnet8.onnx demo/resnet8-pruned.onnx \
 	  --data examples/fashion/calibration.npz --eval examples/fashion/test.npz \
-	  --target ratio=0.3 --round-to 4 --set threads=1 --json demo/result.json
+	  --target ratio=0.3 --round-to 4 --set threads=1 --json demo/result.json --report demo/report
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest --numprocesses 2 -m 'not slow'
@@ -50,7 +50,7 @@ bench-smoke: $(VENV)/dev
 
 docs: $(VENV)/docs
 	$(BIN)/python docs/generate.py
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) demo site build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

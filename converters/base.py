@@ -67,6 +67,12 @@ def load_converter(name: str) -> Converter:
     ------
     UsageError
         If no installed package registers such a converter.
+
+    Examples
+    --------
+    >>> from oamip_onnx.converters import load_converter
+    >>> load_converter("torch").extra
+    'torch'
     """
     known = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
     if name not in known:

@@ -1,7 +1,6 @@
 """Writes the generated files of the documentation; with --check, fails if one of them is out of date."""
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,11 @@ from oamip_onnx.report import (
 )
 
 FOLDER = Path(__file__).parent
+
+sys.path.insert(0, str(FOLDER))
+
+from diagram import architecture  # noqa: E402 - found through the path above
+from parts import attribute_descriptions, fill  # noqa: E402 - as above
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -88,42 +92,45 @@ def operators_page() -> str:
 def config_schema() -> str:
     """Return the JSON schema of the settings, each with what the docstring says about it."""
     schema = PruneConfig.model_json_schema(mode="validation")
-    summary, described = attribute_descriptions(PruneConfig.__doc__ or "")
+    _describe_fields(schema)
     for name, field in schema["properties"].items():
-        if name not in described:
+        if "description" not in field:
             sys.exit(f"The docstring of PruneConfig does not say what {name!r} is; add it to its attributes.")
-        field["description"] = described[name]
-    return _schema_text(schema, "Settings of oamip prune --config, as a TOML or JSON document", summary)
+    return _schema_text(schema, "Settings of oamip prune --config, as a TOML or JSON document")
 
 
 def report_schema(name: str) -> str:
     """Return the JSON schema of what a command writes."""
     model, command = REPORTS[name]
     schema = model.model_json_schema(mode="serialization", schema_generator=AsWritten)
-    return _schema_text(schema, f"What {command} writes", schema["description"])
-
-
-def attribute_descriptions(docstring: str) -> tuple[str, dict[str, str]]:
-    """Return the summary and the attributes of a docstring in numpy's style; names before one text share it."""
-    text = re.sub(r"\n[ ]{4}", "\n", docstring)
-    summary, _, section = text.partition("\nAttributes\n----------\n")
-    found: dict[str, str] = {}
-    for names, body in re.findall(r"^(\w[\w, ]*)\n((?:[ ]+.*\n?)+)", section, flags=re.MULTILINE):
-        sentence = " ".join(line.strip() for line in body.splitlines()).strip()
-        found.update(dict.fromkeys(re.split(r",\s*", names), sentence))
-    return " ".join(summary.split()), found
+    for part in [schema, *schema.get("$defs", {}).values()]:
+        _describe_fields(part)
+    return _schema_text(schema, f"What {command} writes")
 
 
 def generated() -> dict[Path, str]:
-    """Return the text of every generated file by its path."""
+    """Return the text of every generated file by its path: whole files, and pages with parts that are generated."""
     schemas = {"config": config_schema()} | {name: report_schema(name) for name in REPORTS}
-    return {FOLDER / "operators.md": operators_page()} | {
-        FOLDER / "schemas" / f"{name}.schema.json": text for name, text in schemas.items()
+    written = {page: page.read_text(encoding="utf-8") for page in sorted(FOLDER.rglob("*.md"))}
+    return {
+        **{page: fill(text) for page, text in written.items() if "<!-- generated:" in text},
+        FOLDER / "operators.md": operators_page(),
+        FOLDER / "architecture.svg": architecture(),
+        **{FOLDER / "schemas" / f"{name}.schema.json": text for name, text in schemas.items()},
     }
 
 
-def _schema_text(schema: dict[str, object], title: str, description: object) -> str:
-    rest = {key: value for key, value in schema.items() if key not in {"title", "description"}}
+def _describe_fields(schema: dict[str, Any]) -> None:
+    """Hand what a docstring says about attributes over to the fields of its schema."""
+    schema["description"], described = attribute_descriptions(schema.get("description", ""))
+    for name, field in schema.get("properties", {}).items():
+        if name in described:
+            field["description"] = described[name]
+
+
+def _schema_text(schema: dict[str, Any], title: str) -> str:
+    description, kept = schema["description"], schema.items()
+    rest = {key: value for key, value in kept if key not in {"title", "description"}}
     ordered = {"$schema": DIALECT, "title": title, "description": description, **rest}
     return json.dumps(ordered, indent=2, ensure_ascii=False) + "\n"
 

@@ -280,10 +280,10 @@ def _toml(value: object) -> str:
         return str(value)
     if isinstance(value, str):
         # TOML's basic strings escape as JSON's do.
-
         return json.dumps(value)
     if isinstance(value, tuple | list):
         return "[" + ", ".join(_toml(v) for v in value) + "]"
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_toml(str(k))} = {_toml(v)}" for k, v in value.items()) + " }"
+        inside = ", ".join(f"{_toml(str(k))} = {_toml(v)}" for k, v in value.items())
+        return f"{{ {inside} }}" if inside else "{}"
     raise TypeError(f"A {type(value).__name__} has no form in TOML.")

@@ -14,6 +14,15 @@ class OamipError(Exception):
         What the command line shows in brackets, and programs read: `docs/errors.md` explains each.
     exit_code
         What the command line returns.
+
+    Examples
+    --------
+    >>> import oamip_onnx
+    >>> try:
+    ...     oamip_onnx.prune("missing.onnx", "calibration.npz")
+    ... except oamip_onnx.OamipError as error:
+    ...     print(error.code, error.exit_code, error)
+    model 3 The model file 'missing.onnx' does not exist; check the path.
     """
 
     code: ClassVar[str] = "error"
@@ -103,7 +112,7 @@ class SolverError(OamipError):
 def closest(name: str, candidates: Iterable[str]) -> str:
     """Return a half-sentence naming the candidates closest to `name`, or an empty string if none is close."""
     near = difflib.get_close_matches(name, list(candidates), n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    return f"; did you mean {' or '.join(repr(n) for n in near)}" if near else ""
 
 
 def first_line(error: Exception) -> str:

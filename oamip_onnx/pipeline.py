@@ -78,6 +78,16 @@ class PruneResult(Shown):
         The pruned model.
     report
         Everything measured, as data; `report.model_dump_json()` is the result JSON.
+
+    Examples
+    --------
+    >>> import oamip_onnx
+    >>> result = oamip_onnx.prune("model.onnx", "calibration.npz", importance="magnitude", bench=False)
+    >>> result.report.pruned.macs < result.report.original.macs
+    True
+    >>> [output.name for output in result.model.graph.output]
+    ['y']
+    >>> size = result.save("small.onnx")
     """
 
     model: onnx.ModelProto = field(repr=False)
@@ -142,6 +152,25 @@ def prune(
     ------
     OamipError
         One sentence that says what is wrong, where, and what to do; nothing is written.
+
+    Examples
+    --------
+    >>> import oamip_onnx
+    >>> result = oamip_onnx.prune(
+    ...     "model.onnx", "calibration.npz", target="macs=0.5", importance="activation", round_to=1, bench=False
+    ... )
+    >>> result.report.pruned.macs <= 0.5 * result.report.original.macs
+    True
+    >>> result.report.importance
+    'activation'
+
+    What goes wrong is one class of errors, whose code says what kind of error it is:
+
+    >>> try:
+    ...     oamip_onnx.prune("model.onnx", "calibration.npz", target="half")
+    ... except oamip_onnx.OamipError as error:
+    ...     print(error.code, "-", error)
+    usage - The target 'half' has no value; write for example ratio=0.5.
     """
     config = _checked(make_config(config.model_dump() if config else {}, settings), scores)
     clock = StageClock(progress, _stages(config))

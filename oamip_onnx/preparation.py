@@ -160,6 +160,9 @@ def require_groups(model: Model, analysis: ChannelAnalysis) -> None:
         return
     reasons = "; ".join(dict.fromkeys(f"{p.tensor!r}: {p.reason}" for p in analysis.pinned[:3]))
     what = f"the model {str(model.path)!r}" if model.path else "the model"
+    if not reasons:
+        raise NothingToPruneError(f"There is nothing to prune in {what}: it has no Conv, Gemm or MatMul with weights.")
     raise NothingToPruneError(
-        f"There is nothing to prune in {what}, because {reasons or 'it has no Conv, Gemm or MatMul with weights'}"
+        f"There is nothing to prune in {what}, because {reasons.rstrip('.')}. oamip explain MODEL TENSOR says what "
+        "would free a tensor."
     )

@@ -355,9 +355,24 @@ def test_exit_codes_of_the_error_tree() -> None:
 
 
 def test_import_is_quick_and_silent() -> None:
-    ran = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", "import oamip_onnx"], capture_output=True, text=True, check=True
+    timed = "import time; began = time.perf_counter(); import oamip_onnx; print(time.perf_counter() - began)"
+    seconds = []
+    for _ in range(3):
+        ran = subprocess.run(
+            [sys.executable, "-X", "importtime", "-c", timed], capture_output=True, text=True, check=True
+        )
+        seconds.append(float(ran.stdout))
+        assert "cvxpy" not in ran.stderr
+        assert "onnxruntime" not in ran.stderr
+    # The fastest: another program may hold a shared machine for a while.
+    assert min(seconds) < 0.5
+
+
+def test_the_library_prints_nothing(work: Path) -> None:
+    code = (
+        "import oamip_onnx; "
+        "oamip_onnx.prune('model.onnx', 'data.npz', importance='oamip', bench=False, cache=False).save('out.onnx')"
     )
-    assert ran.stdout == ""
-    assert "cvxpy" not in ran.stderr
-    assert "onnxruntime" not in ran.stderr
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=work, check=True)
+    assert (ran.stdout, ran.stderr) == ("", "")
+    assert (work / "out.onnx").exists()

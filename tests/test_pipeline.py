@@ -254,3 +254,22 @@ def test_every_graph_goes_through_the_whole_job(name: str) -> None:
     result = oamip_onnx.prune(proto, random_data=True, input_shapes=shapes, **settings)
     assert result.report.verification.passed
     assert result.report.pruned.parameters < result.report.original.parameters
+
+
+@pytest.mark.parametrize(("round_to", "is_said"), [(8, True), (1, False)])
+def test_rounding_that_removes_much_more_than_asked_is_said(fashion: Path, round_to: int, *, is_said: bool) -> None:
+    result = oamip_onnx.prune(
+        fashion / "resnet8.onnx",
+        fashion / "calibration.npz",
+        target="macs=0.7",
+        importance="magnitude",
+        repair="none",
+        samples=20,
+        round_to=round_to,
+        bench=False,
+    )
+    said = [note for note in result.report.notes if note.startswith(f"Widths in multiples of {round_to} leave")]
+    assert bool(said) == is_said
+    left = result.report.pruned.macs / result.report.original.macs
+    assert (left < 0.65) == is_said
+    assert not said or f"{left:.1%} of the MACs where macs=0.7 allows 70.0%" in said[0]

@@ -88,7 +88,8 @@ def plan_widths(
 
     smallest = share(1 - 1e-9)
     if smallest > target.value:
-        raise TargetError(f"The target {target} cannot be reached; the smallest possible is {smallest:.3f}.")
+        finer = ", and --round-to 1 reaches below it" if round_to > 1 else ""
+        raise TargetError(f"The target {target} cannot be reached; the smallest possible is {smallest:.3f}{finer}.")
     low, high = 0.0, 1 - 1e-9
     if share(low) <= target.value:
         return uniform_widths(analysis.groups, low, round_to)

@@ -65,7 +65,7 @@ REMEDIES: Mapping[PinCode, Remedy] = {
         "The operator has a rule, but not for this use of it.",
         "Export the node in its plain form: weights as constants, each layer's its own, inference mode, scales per "
         "tensor or per channel, no diagonal, no positions out of MaxPool, no cache in Attention, whose heads need "
-        "--heads whole.",
+        "heads=whole.",
     ),
     PinCode.NORMALISATION: Remedy(
         "A statistic, an order or a running sum is taken over these channels, so that each depends on all.",
@@ -82,7 +82,7 @@ REMEDIES: Mapping[PinCode, Remedy] = {
         "Cells are moved in a way that depends on how many there are: mirrored, strided, reversed, spread over several "
         "axes, or mixed within a head.",
         "Take channels by contiguous slices or by constant indices along one axis, pad them with a constant, and keep "
-        "--heads whole for heads that are rotated.",
+        "heads=whole for heads that are rotated.",
     ),
     PinCode.SHAPE_VALUE: Remedy(
         "The number of these channels, or a dynamic dimension beside them, enters the computation of a size that "
@@ -93,15 +93,15 @@ REMEDIES: Mapping[PinCode, Remedy] = {
     PinCode.CONFLICTING_GRID: Remedy(
         "The channels are split into rows that must keep equally many, and what they meet makes that impossible.",
         "Split at equal widths that agree everywhere, or free the channels beside them that stay; the other value of "
-        "--heads (whole, dimension) asks for other rows.",
+        "the setting heads (whole, dimension) asks for other rows.",
     ),
     PinCode.IGNORED: Remedy(
-        "A pattern of --ignore names the channels, or none of --only does.",
-        "Drop or narrow the pattern of --ignore, or add one to --only.",
+        "A pattern of --ignore names the channels, or none of those in the setting only does.",
+        "Drop or narrow the pattern of --ignore, or add one to the setting only.",
     ),
     PinCode.TOO_NARROW: Remedy(
         "A single unit is left, and without it the layer would be gone.",
-        "Nothing can go from one unit; where it is one head or one block of tied channels, --heads dimension may split "
+        "Nothing can go from one unit; where it is one head or one block of tied channels, heads=dimension may split "
         "it.",
     ),
 }
@@ -111,11 +111,11 @@ CONSTRAINTS: Mapping[Constraint, Remedy] = {
     Constraint.BLOCKS: Remedy(
         "The units form blocks of equal width, and every block keeps equally many.",
         "Widths go in steps of one unit a block; finer steps need a convolution with fewer groups, or the other value "
-        "of --heads where heads make the blocks.",
+        "of the setting heads where heads make the blocks.",
     ),
     Constraint.TIED: Remedy(
         "Several channels make one unit and go together: a head, a block of a grouped layer or of a normalisation.",
-        "Attention heads go dimension by dimension with --heads dimension; blocks of a grouped layer or a "
+        "Attention heads go dimension by dimension with heads=dimension; blocks of a grouped layer or a "
         "normalisation need another layer in the model.",
     ),
     Constraint.AT_LEAST_ONE: Remedy(

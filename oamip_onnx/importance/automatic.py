@@ -1,5 +1,7 @@
 """The default: OAMIP and the reconstruction, whichever the repair makes most of."""
 
+from dataclasses import replace
+
 from oamip_onnx.importance.choosing import choose
 from oamip_onnx.importance.oamip import oamip
 from oamip_onnx.importance.protocol import ImportanceContext, criterion
@@ -23,4 +25,5 @@ def automatic(context: ImportanceContext) -> Scores:
     if context.judge is None or context.widths is None or context.oamip.form != "auto":
         return scores
     candidates = {f"OAMIP in its {scores.form} form": scores, "the reconstruction": reconstruction(context)}
-    return choose(context, candidates, "criteria")
+    # The programs were solved, whichever is taken.
+    return replace(choose(context, candidates, "criteria"), solver=scores.solver)

@@ -141,9 +141,9 @@ class DoctorReport(Record, ShownInParts):
         multiple = max(found.multiple for found in self.alignment)
         usual = PruneConfig.model_fields["round_to"].default
         fits = f"Multiples of {multiple} cost within 5 % of multiples of 32 here"
-        lines = [f"{fits}; prune with --round-to {multiple} (by default {usual})."]
-        if not all(found.is_sure for found in self.alignment):
-            lines.append(
-                "Two halves of the measurement disagree on that: the machine is busy, or a multiple is on the edge."
-            )
-        return lines
+        if all(found.is_sure for found in self.alignment):
+            return [f"{fits}; prune with --round-to {multiple} (by default {usual})."]
+        doubt = "two halves of the measurement disagree on that: the machine is busy, or a multiple is on the edge"
+        return [
+            f"{fits}, but {doubt}. Measure again when it is quiet; until then keep --round-to {usual}, the default."
+        ]

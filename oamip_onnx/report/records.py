@@ -7,6 +7,7 @@ from importlib.metadata import version
 import numpy as np
 
 from oamip_onnx.bench import Environment, Latency, LatencyComparison, warnings
+from oamip_onnx.budget import parse_target
 from oamip_onnx.certify import LosslessResult
 from oamip_onnx.channels import BoolArray, ChannelAnalysis
 from oamip_onnx.config import PruneConfig
@@ -32,6 +33,9 @@ from oamip_onnx.report.schema import (
     VerificationRecord,
 )
 from oamip_onnx.verify import Drift, Verification
+
+# Share of the costs that rounding may take beyond the target without a word.
+_ROUNDED_AWAY = 0.05
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,11 @@ def make_result(
     notes = list(findings.notes)
     if latency:
         notes += warnings(findings.environment, {"original": latency.original, "pruned": latency.pruned})
+    before, after = _original_record(original, types, findings), _pruned_record(findings, original, types)
+    notes += _rounding_note(before, after, config)
     return Result(
-        original=_original_record(original, types, findings),
-        pruned=_pruned_record(findings, original, types),
+        original=before,
+        pruned=after,
         speedup=SpeedupRecord(**asdict(latency.speedup)) if latency else None,
         verification=VerificationRecord(**asdict(findings.verification)),
         drift=_drift_record(findings.drift, findings.drift_data),
@@ -105,6 +111,19 @@ def make_result(
         layers=layer_records(analysed, analysis, findings.kept),
         command=findings.command,
     )
+
+
+def _rounding_note(before: ModelRecord, after: ModelRecord, config: PruneConfig) -> list[str]:
+    """Return a sentence where rounded widths leave much less than the target allows."""
+    target = parse_target(config.target)
+    if config.lossless or config.round_to == 1 or target.kind not in {"macs", "params"}:
+        return []
+    macs = target.kind == "macs"
+    left = after.macs / max(before.macs, 1) if macs else after.parameters / max(before.parameters, 1)
+    if left > target.value - _ROUNDED_AWAY:
+        return []
+    widths = f"Widths in multiples of {config.round_to} leave {left:.1%} of the {'MACs' if macs else 'parameters'}"
+    return [f"{widths} where {target} allows {target.value:.1%}; a smaller --round-to comes closer."]
 
 
 def _original_record(model: Model, types: Mapping[str, TensorType], findings: Findings) -> ModelRecord:

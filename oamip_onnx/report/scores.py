@@ -185,7 +185,7 @@ def read_scores(path: Path, analysis: ChannelAnalysis) -> Scores:
             raise DataError(
                 f"The scores {str(path)!r} hold {found} for the group {group.name!r} of {group.width} units"
                 f"{closest(group.name, stored) if group.name not in stored else ''}; they belong to another model, or "
-                "were made with other settings of --ignore, --only, --heads or --allow-inexact."
+                "were made with other settings of ignore, only, heads or allow_inexact."
             )
         values[group.units] = stored[group.name]
         if not np.isfinite(values[group.units]).all():
