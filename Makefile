@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# The extensive checks run native libraries of their own; one thread each keeps two test workers from fighting.
-export OMP_NUM_THREADS ?= 2
+# One thread of linear algebra each keeps two test workers from fighting over two cores.
+test test-slow: export OMP_NUM_THREADS := 1
 
 .PHONY: demo test test-slow check fix bench-smoke docs clean
 

@@ -225,7 +225,7 @@ def test_half_precision_models_are_pruned_and_stay_so() -> None:
     x = b.add("Relu", b.add("Add", x, b.conv(b.add("Relu", b.conv(x, 8, 6)), 6, 8)))
     proto = head(b, x, 8)
     feeds = {"x": np.random.default_rng(0).normal(size=(60, 3, 8, 8)).astype(np.float16)}
-    result = oamip_onnx.prune(proto, feeds, images=40, round_to=1, bench=False)
+    result = oamip_onnx.prune(proto, feeds, importance="oamip", images=40, round_to=1, bench=False)
     assert result.report.verification.passed
     assert result.report.verification.tolerance >= 5e-3
     weights = [t for t in result.model.graph.initializer if len(t.dims) > 1]
@@ -238,7 +238,7 @@ def test_model_that_does_not_classify() -> None:
     x = b.add("Relu", b.conv(b.add("Relu", b.conv("x", 3, 8)), 8, 8))
     proto = b.finish(b.conv(x, 8, 2))
     feeds = feeds_for(load_model(proto), 0, 60)
-    result = oamip_onnx.prune(proto, feeds, images=40, round_to=1, bench=False)
+    result = oamip_onnx.prune(proto, feeds, importance="oamip", images=40, round_to=1, bench=False)
     assert result.report.importance.startswith("oamip")
     assert result.report.drift.top1_agreement is None
     assert any("squared error" in note for note in result.report.notes) or result.report.importance.endswith("wise)")
