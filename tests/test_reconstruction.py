@@ -1,5 +1,6 @@
 """Group optimal brain surgery: costs are those of a refit, and units come back as they went."""
 
+import importlib
 import re
 from itertools import combinations
 from pathlib import Path
@@ -99,10 +100,10 @@ def test_a_copy_of_a_channel_goes_first() -> None:
 
 def subset_error(context: ImportanceContext, kept: npt.NDArray[np.bool_]) -> float:
     """Return the error of the layer behind a single group, refit on its features in numpy."""
-    from oamip_onnx.importance.reconstruction import _find_readers, _moments
+    from oamip_onnx.importance.reconstruction import _find_readers, _gathered
 
     readers, _ = _find_readers(context)
-    (moments,) = _moments(context, readers)
+    (moments,) = _gathered(context, readers)
     state = LayerState(readers[0], moments)
     return refit_error(state, readers[0].matrix, set(np.flatnonzero(~kept).tolist()))
 
@@ -171,3 +172,20 @@ def test_auto_is_oamip_where_a_refit_says_nothing(work: Path) -> None:
         result = oamip_onnx.prune(work / "model.onnx", work / "data.npz", **arguments, **settings)
         assert result.report.importance.startswith("oamip ("), settings
         assert not any(note.startswith("Of the criteria") for note in result.report.notes)
+
+
+def test_layers_that_are_too_wide_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("oamip_onnx.importance.reconstruction")
+    context = context_of(analysed(GRAPHS["residual"]()))
+    monkeypatch.setattr(module, "_LARGEST_READER", 60)
+    found = score("reconstruction", context)
+    assert any("more than 60 features" in note for note in found.notes)
+    assert np.isfinite(found.values).all()
+
+
+def test_passes_over_the_samples_do_not_change_the_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("oamip_onnx.importance.reconstruction")
+    context = context_of(analysed(GRAPHS["concat_branches"]()))
+    at_once = score("reconstruction", context).values
+    monkeypatch.setattr(module, "_PASS_BYTES", 1)
+    np.testing.assert_array_equal(score("reconstruction", context).values, at_once)

@@ -28,7 +28,10 @@ IntArray = npt.NDArray[np.int64]
 _POSITIONS_PER_SAMPLE = 200
 
 # Bytes of moments that one pass over the samples gathers.
-_PASS_BYTES = 1 << 30
+_PASS_BYTES = 1 << 29
+
+# Features above which a layer's moments take too much memory and its inverse too long (VGG-16 reads 25,088 at once).
+_LARGEST_READER = 5000
 
 # Of the units that still have to go, one part in so many goes before costs are computed anew.
 _STEPS = 64
@@ -50,17 +53,17 @@ def reconstruction(context: ImportanceContext) -> Scores:
     """
     widths = context.planned("reconstruction")
     readers, skipped = _find_readers(context)
-    moments = _moments(context, readers)
-    states = [LayerState(reader, own) for reader, own in zip(readers, moments, strict=True)]
+    states = _States(context, readers)
     values = np.zeros(context.analysis.unit_count)
-    for group, width in zip(context.analysis.groups, widths, strict=True):
-        values[group.units] = _Elimination(group, [s for s in states if s.reads(group)]).ranking(width)
+    for number, width in enumerate(widths):
+        group = context.analysis.groups[number]
+        values[group.units] = _Elimination(group, states.of(number)).ranking(width)
         context.report("reconstruction", group.first_unit + group.width, context.analysis.unit_count)
     notes = []
     if skipped:
         notes.append(
-            f"{len(skipped)} layers have no closed form and do not count in the reconstruction error, "
-            f"{skipped[0]!r} among them."
+            f"{len(skipped)} layers have no closed form or more than {_LARGEST_READER:,} features and do not count in "
+            f"the reconstruction error, {skipped[0]!r} among them."
         )
     return Scores(values, "reconstruction", notes=tuple(notes))
 
@@ -92,21 +95,56 @@ def _reader(context: ImportanceContext, contraction: Contraction) -> Reader | No
     if any(size > 1 for a, size in enumerate(contraction.units.shape) if a != axis):
         return None
     matrix = layout.matrix(weight.astype(np.float64))
+    if len(matrix) > _LARGEST_READER:
+        return None
     cells = contraction.units.ravel()
     unit_of = np.repeat(cells, len(matrix) // len(cells))
     return Reader(contraction.tensor, layout, np.vstack([matrix, np.zeros(matrix.shape[1])]), unit_of)
 
 
-def _moments(context: ImportanceContext, readers: Sequence[Reader]) -> list[FloatArray]:
-    """Return XᵀX of every reader, in as few passes over the samples as memory allows."""
-    found: list[FloatArray] = []
-    waiting = list(readers)
-    while waiting:
-        sizes = np.cumsum([8 * len(reader.matrix) ** 2 for reader in waiting])
+class _States:
+    """The layers that read each group, from the first group that they read to the last.
+
+    Moments are gathered in as few passes over the samples as memory allows, shortly before they are needed, and given
+    back as soon as they are not.
+
+    Parameters
+    ----------
+    context
+        What the scores are of.
+    readers
+        The layers.
+    """
+
+    def __init__(self, context: ImportanceContext, readers: Sequence[Reader]) -> None:
+        self._context = context
+        owner = context.analysis.group_of_unit()
+        groups = [np.unique(owner[reader.unit_of[reader.unit_of != FIXED]]) for reader in readers]
+        self._waiting = sorted(
+            ((int(read[0]), int(read[-1]), reader) for read, reader in zip(groups, readers, strict=True)),
+            key=lambda entry: entry[0],
+        )
+        self._moments: list[tuple[int, int, Reader, FloatArray]] = []
+        self._states: list[tuple[int, LayerState]] = []
+
+    def of(self, number: int) -> list[LayerState]:
+        """Return the layers that read a group; groups are asked for in order, each once."""
+        while self._waiting and self._waiting[0][0] <= number:
+            self._gather()
+        for first, last, reader, moments in self._moments:
+            if first <= number:
+                self._states.append((last, LayerState(reader, moments)))
+        self._moments = [entry for entry in self._moments if entry[0] > number]
+        self._states = [(last, state) for last, state in self._states if last >= number]
+        group = self._context.analysis.groups[number]
+        return [state for _, state in self._states if state.reads(group)]
+
+    def _gather(self) -> None:
+        sizes = np.cumsum([8 * len(reader.matrix) ** 2 for _, _, reader in self._waiting])
         count = max(int((sizes <= _PASS_BYTES).sum()), 1)
-        found += _gathered(context, waiting[:count])
-        del waiting[:count]
-    return found
+        batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        found = _gathered(self._context, [reader for _, _, reader in batch])
+        self._moments += [(*entry, moments) for entry, moments in zip(batch, found, strict=True)]
 
 
 def _gathered(context: ImportanceContext, readers: Sequence[Reader]) -> list[FloatArray]:
