@@ -183,10 +183,16 @@ def after_repair(prepared: Prepared, config: PruneConfig) -> Judge | None:
         original = _values(prepared, prepared.model.proto, held_out)
         return loss_of(original.shape, original)
 
+    # The winner of one comparison enters the next.
+    known: dict[bytes, float] = {}
+
     def judge(kept: BoolArray) -> float:
-        narrow = cut(prepared.model, prepared.analysis, kept)
-        proto = repaired(prepared, config, kept, narrow).proto
-        return loss()(loss().read(_values(prepared, proto, held_out)))
+        key = kept.tobytes()
+        if key not in known:
+            narrow = cut(prepared.model, prepared.analysis, kept)
+            proto = repaired(prepared, config, kept, narrow).proto
+            known[key] = loss()(loss().read(_values(prepared, proto, held_out)))
+        return known[key]
 
     return judge
 

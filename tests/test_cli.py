@@ -114,7 +114,7 @@ def test_configuration_file_and_command_line(work: Path) -> None:
         (["prune", "model.onnx", "out.onnx"], 3, "give --data, or --random-data"),
         (["prune", "model.onnx", "out.onnx", "--data", "none.npz"], 3, "'none.npz' do not exist"),
         (["prune", "model.onnx", "no/out.onnx", "--data", "data.npz"], 3, "'no' for the result does not exist"),
-        (["prune", "model.onnx", "model.onnx", "--data", "data.npz"], 3, "would overwrite the model"),
+        (["prune", "model.onnx", "model.onnx", "--data", "data.npz"], 3, "would overwrite 'model.onnx'"),
         (["prune", "model.onnx", "out.onnx", "--data", "data.npz", "--targt", "1"], 2, "No such option: --targt"),
         (["prune", "model.onnx", "out.onnx", "--data", "data.npz", "--target", "speed=2"], 2, "'speed' is unknown"),
         (["prune", "model.onnx", "out.onnx", "--data", "data.npz", "--target", "macs=0.0001"], 3, "cannot be reached"),

@@ -17,6 +17,7 @@ from test_importance import context_of
 
 import oamip_onnx
 from oamip_onnx.channels import select_units
+from oamip_onnx.errors import DataError
 from oamip_onnx.importance import CRITERIA, ImportanceContext, score
 from oamip_onnx.importance.surgeon import LayerState, Reader
 
@@ -189,3 +190,18 @@ def test_passes_over_the_samples_do_not_change_the_scores(monkeypatch: pytest.Mo
     at_once = score("reconstruction", context).values
     monkeypatch.setattr(module, "_PASS_BYTES", 1)
     np.testing.assert_array_equal(score("reconstruction", context).values, at_once)
+
+
+def same_samples() -> dict[str, npt.NDArray[np.float32]]:
+    x = np.random.default_rng(0).normal(size=(1, 3, 8, 8))
+    return {"x": np.repeat(1e3 * x, 6, axis=0).astype(np.float32)}
+
+
+def test_samples_that_are_all_the_same_give_finite_scores(work: Path) -> None:
+    result = oamip_onnx.prune(work / "model.onnx", same_samples(), importance="reconstruction", round_to=1, bench=False)
+    assert all(np.isfinite(group.importance).all() for group in result.report.groups)
+
+
+def test_samples_of_one_class_say_nothing_to_oamip(work: Path) -> None:
+    with pytest.raises(DataError, match="takes all samples for one class"):
+        oamip_onnx.prune(work / "model.onnx", same_samples(), round_to=1, bench=False, cache=False)

@@ -4,8 +4,9 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import FAST, failed, oamip
@@ -118,8 +119,8 @@ def test_a_report_of_resnet50_is_small_and_opens_at_once(browser: webdriver.Chro
     assert sum(group.before for group in result.groups) > 26_000
     page = report_page(result)
     assert len(page.encode()) < 3_000_000
-    show(browser, page, tmp_path)  # the browser's own start
-    assert show(browser, page, tmp_path) < 2.0
+    # The fastest of three: another program may hold a shared machine for a while.
+    assert min(show(browser, page, tmp_path) for _ in range(3)) < 2.0
     assert len(browser.find_elements(By.CSS_SELECTOR, FIGURES)) == len(result.groups) + 3
 
 
@@ -170,9 +171,9 @@ def test_what_was_not_measured_is_left_out() -> None:
             "command": None,
         }
     )
-    page = report_page(bare)
+    page, whole = report_page(bare), report_page(full)
     for heading in ("Latency</h2>", "Programs</h2>", "The network</h2>", "What had to stay</h2>"):
-        assert heading in report_page(full)
+        assert heading in whole
         assert heading not in page
     assert "no command makes this result again" in page
 
@@ -222,3 +223,27 @@ def test_unusable_targets(work: Path) -> None:
     (work / "empty").mkdir()
     assert oamip(*arguments, "--report", "empty", cwd=work).code == 0
     assert (work / "empty" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data["groups"][0].update(kept=[999]), "keeps units that it does not have|other numbers"),
+        (lambda data: data["groups"][0].update(before=0), "other numbers of scores or units"),
+        (lambda data: data["layers"][0].update(inputs=[5]), "reads one that does not come before it"),
+    ],
+)
+def test_inconsistent_results(work: Path, change: Callable[[dict[str, Any]], None], message: str) -> None:
+    data = json.loads(made_up_result().model_dump_json())
+    change(data)
+    (work / "result.json").write_text(json.dumps(data))
+    ran = oamip("report", "result.json", cwd=work)
+    failed(ran, 3, "is no result of oamip prune --json")
+    assert re.search(message, ran.err)
+
+
+def test_equal_scores_have_no_distribution() -> None:
+    result = made_up_result(blocks=1)
+    scores = [1e12 + 1.2e-4 * unit for unit in range(result.groups[0].before)]
+    groups = [result.groups[0].model_copy(update={"importance": scores}), *result.groups[1:]]
+    assert report_page(result.model_copy(update={"groups": groups})).count("<figcaption title=") == len(groups) - 1

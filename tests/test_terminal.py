@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from command import FAST, oamip
+from command import FAST, failed, oamip
 from scipy import sparse
 
 from oamip_onnx.cli.display import describe, detail
@@ -145,6 +145,43 @@ def test_a_closed_pipe_ends_quietly(work: Path) -> None:
     done = shell(f"({command}; echo $? > code) | true", work)
     assert ((work / "code").read_text(), done.stderr) == ("0\n", "")
     assert (work / "out.onnx").exists()
+
+
+def test_a_reader_of_the_log_that_leaves_does_not_end_the_job(work: Path) -> None:
+    arguments = f"prune model.onnx out.onnx --data data.npz {' '.join(FAST)}"
+    script = f"({' '.join(PROGRAM)} --log-format json {arguments} 2>&1 >/dev/null; echo $? > code) | true"
+    shell(script, work)
+    assert (work / "code").read_text() == "0\n"
+    assert (work / "out.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["prune", "model.onnx", "model.onnx", "--data", "data.npz"],
+        ["prune", "model.onnx", "out.onnx", "--data", "data.npz", "--json", "model.onnx"],
+        ["prune", "model.onnx", "out.onnx", "--data", "data.npz", "--json", "./out.onnx"],
+        ["score", "model.onnx", "--data", "data.npz", "--out", "model.onnx"],
+        ["inspect", "model.onnx", "--json", "model.onnx"],
+        ["explain", "model.onnx", "t0", "--json", "model.onnx"],
+    ],
+)
+def test_nothing_takes_the_place_of_what_is_read(work: Path, arguments: list[str]) -> None:
+    before = (work / "model.onnx").read_bytes()
+    failed(oamip(*arguments, cwd=work), 3, "choose another name", work)
+    assert (work / "model.onnx").read_bytes() == before
+
+
+def test_names_that_the_terminal_cannot_show_are_no_error(work: Path) -> None:
+    proto = onnx.load(work / "model.onnx")
+    proto.graph.node[0].name = "层"
+    onnx.save(proto, work / "model.onnx")
+    variables = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    command = [*PROGRAM, "explain", "model.onnx", "层"]
+    done = subprocess.run(command, capture_output=True, cwd=work, env=variables, check=True)
+    assert b"\\u5c42" in done.stdout
+    done = subprocess.run([*command, "--json", "-"], capture_output=True, cwd=work, env=variables, check=True)
+    assert json.loads(done.stdout.decode())["name"] == "层"
 
 
 def test_json_on_standard_output_is_json_alone(work: Path) -> None:

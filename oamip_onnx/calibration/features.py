@@ -70,8 +70,13 @@ class ConvolutionLayout:
 
     def count(self, data: Array) -> int:
         """Return samples · positions."""
-        shape = self._windows(data).shape
-        return int(shape[0] * np.prod(shape[2 : 2 + len(self.kernel)]))
+        sizes = data.shape[2:]
+        positions = len(data)
+        for size, (before, behind), kernel, stride, dilation in zip(
+            sizes, self._padding(sizes), self.kernel, self.strides, self.dilations, strict=True
+        ):
+            positions *= (size + before + behind - (kernel - 1) * dilation - 1) // stride + 1
+        return positions
 
     def rows(self, data: Array, chosen: IntArray | None = None) -> Array:
         """Return the patches under the kernel, shape (samples · positions, channels · kernel).

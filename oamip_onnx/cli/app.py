@@ -8,8 +8,8 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from oamip_onnx.cli.interrupts import INTERRUPTED
-from oamip_onnx.cli.streams import choose_log_format, fresh_run, say_error, start_logging, written
+from oamip_onnx.cli.interrupts import INTERRUPTED, say_interrupted
+from oamip_onnx.cli.streams import choose_log_format, fresh_run, say_error, start_logging
 from oamip_onnx.errors import OamipError, UsageError
 
 # What a report of a problem should name beside onnx and ONNX Runtime.
@@ -123,9 +123,7 @@ def _misused(error: Any) -> int:
 
 
 def _interrupted() -> int:
-    done = ", ".join(repr(str(path)) for path in written())
-    what = f"{done} was written before" if done else "nothing was written"
-    say_error("interrupted", f"interrupted; {what}.", INTERRUPTED)
+    say_interrupted()
     return INTERRUPTED
 
 

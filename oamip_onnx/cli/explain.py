@@ -8,7 +8,7 @@ import typer
 from oamip_onnx.cli import options
 from oamip_onnx.cli.app import app
 from oamip_onnx.cli.inspect import load_typed
-from oamip_onnx.cli.streams import check_json_target, output, say_notes, write_json
+from oamip_onnx.cli.streams import check_json_target, check_targets, output, say_notes, write_json
 from oamip_onnx.config import make_config
 from oamip_onnx.report.explaining import explain as explain_name
 from oamip_onnx.report.ranking import grouping_settings
@@ -42,6 +42,7 @@ def explain(
     Tells what else it is tied to, what it costs, and what would help.
     """
     check_json_target(json_path)
+    check_targets([model, data], [json_path])
     files = [Path(file) for file in (result, scores) if file is not None]
     config = make_config(
         *(grouping_settings(file) for file in files),

@@ -3,7 +3,7 @@
 from oamip_onnx.calibration import load_samples
 from oamip_onnx.cli import options
 from oamip_onnx.cli.app import app, parse_input_shapes
-from oamip_onnx.cli.streams import check_json_target, output, write_json
+from oamip_onnx.cli.streams import check_json_target, check_targets, output, write_json
 from oamip_onnx.config import PruneConfig, make_config
 from oamip_onnx.model import Model, TensorType, bind_inputs, infer_shapes, load_model
 from oamip_onnx.preparation import analyse_as
@@ -25,6 +25,7 @@ def inspect(
 ) -> None:
     """Show what can be narrowed, and why the rest stays."""
     check_json_target(json_path)
+    check_targets([model, data], [json_path])
     config = make_config(options.given(ignore=ignore, only=only, allow_inexact=allow_inexact, heads=heads))
     loaded, types = load_typed(model, data, input_shape, config)
     found = inspect_channels(loaded, analyse_as(loaded, types, config))

@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from oamip_onnx.cli.interrupts import INTERRUPTED, MESSAGE, interrupts_heard, interrupts_later
+from oamip_onnx.cli.interrupts import INTERRUPTED, interrupts_heard, interrupts_later, say_interrupted
 
 # In the order in which the help lists them.
 COMMANDS = ("prune", "score", "inspect", "explain", "bench", "report", "doctor")
@@ -31,7 +31,7 @@ def main() -> None:
         with interrupts_heard():
             code = run()
     except KeyboardInterrupt:
-        sys.stderr.write(MESSAGE)
+        say_interrupted()
         code = INTERRUPTED
     sys.exit(code)
 

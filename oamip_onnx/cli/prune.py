@@ -8,7 +8,7 @@ import typer
 from oamip_onnx.cli import options
 from oamip_onnx.cli.app import app
 from oamip_onnx.cli.display import progress
-from oamip_onnx.cli.streams import check_json_target, mark_written, output, say_notes, write_json
+from oamip_onnx.cli.streams import check_json_target, check_targets, mark_written, output, say_notes, write_json
 from oamip_onnx.config import make_config, parse_settings, read_config, save_config
 from oamip_onnx.errors import OutputError
 from oamip_onnx.model import check_writable
@@ -103,13 +103,14 @@ def _check_targets(
 ) -> None:
     """Raise before the work starts if a result could not be written after it."""
     check_writable(out)
-    if out.exists() and model.exists() and out.samefile(model):
-        raise OutputError(f"The result would overwrite the model {str(model)!r}; choose another name.")
+    check_targets([model], [out, json_path, save_config_path])
     check_json_target(json_path)
     if save_config_path:
         check_writable(save_config_path)
     if report_folder:
         check_report_folder(report_folder)
+        if report_folder.resolve() in out.resolve().parents:
+            raise OutputError(f"The model {str(out)!r} would lie in the report folder; choose another place for one.")
 
 
 def _show(result: Result, json_path: str | None) -> None:

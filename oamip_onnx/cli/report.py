@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from oamip_onnx.cli.app import app
-from oamip_onnx.cli.streams import output, write_result
+from oamip_onnx.cli.streams import check_targets, output, write_result
 from oamip_onnx.errors import UsageError
 from oamip_onnx.model import check_writable
 from oamip_onnx.report import read_report, read_result, report_markdown, report_page, require_page
@@ -35,10 +35,13 @@ def report(
     if kind not in {".html", ".htm", ".md"}:
         raise UsageError(f"A report is HTML or Markdown; give --output a name that ends in .html or .md, not {kind!r}.")
     check_writable(target)
+    check_targets([result, *(more or ())], [target])
+    if kind == ".md" and more:
+        raise UsageError("Markdown shows one result; give one, or --output a name that ends in .html.")
     first = read_result(result)
     others = [read_report(path) for path in more or ()]
     if kind == ".md":
-        write_result(report_markdown(first), target)
+        write_result(report_markdown(first, title=title or "Pruning report"), target)
     else:
         require_page()
         write_result(report_page(first, others, title=title or result.stem), target)

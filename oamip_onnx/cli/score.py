@@ -8,7 +8,7 @@ import typer
 from oamip_onnx.cli import options
 from oamip_onnx.cli.app import app
 from oamip_onnx.cli.display import progress
-from oamip_onnx.cli.streams import check_json_target, output, say_notes, write_json, write_result
+from oamip_onnx.cli.streams import check_json_target, check_targets, output, say_notes, write_json, write_result
 from oamip_onnx.config import PruneConfig, make_config, parse_settings
 from oamip_onnx.errors import UsageError
 from oamip_onnx.model import check_writable
@@ -76,6 +76,7 @@ def score(
     if points is not None and count is not None:
         raise UsageError("Give --path or --subnetworks, not both.")
     check_json_target(json_path)
+    check_targets([model, data], [out, json_path])
     if out:
         check_writable(out)
     if points is not None and out:

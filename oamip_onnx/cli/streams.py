@@ -1,19 +1,20 @@
 """The command line's streams: results on standard output; progress, notes and errors on standard error."""
 
 import datetime as dt
+import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
 
-from oamip_onnx.errors import UsageError, closest
+from oamip_onnx.errors import OutputError, UsageError, closest
 from oamip_onnx.model import check_writable, write_text
 
 LogFormat = Literal["text", "json"]
@@ -30,26 +31,29 @@ class _Run:
     written: list[Path] = field(default_factory=list)
 
 
-_RUN: ContextVar[_Run | None] = ContextVar("run", default=None)
+# One command runs at a time; the thread that watches for interruptions reads it as well.
+_CURRENT: list[_Run] = [_Run()]
 
 
 @contextmanager
 def fresh_run() -> Iterator[None]:
     """Begin a command: nothing written yet, the log as text, no handlers of an earlier command."""
-    token = _RUN.set(_Run())
+    _CURRENT.append(_Run())
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the terminal's encoding lacks is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
     root = logging.getLogger()
     before, level = list(root.handlers), root.level
     try:
         yield
     finally:
-        _RUN.reset(token)
+        _CURRENT.pop()
         root.handlers[:] = before
         root.setLevel(level)
 
 
 def _run() -> _Run:
-    found = _RUN.get()
-    return _Run() if found is None else found
+    return _CURRENT[-1]
 
 
 def output() -> Console:
@@ -95,8 +99,16 @@ def logs_json() -> bool:
 def emit(event: str, level: str = "info", *, fields: Mapping[str, object]) -> None:
     """Write one JSON line on standard error."""
     now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
-    sys.stderr.write(json.dumps({"time": now, "level": level, "event": event, **fields}, ensure_ascii=False) + "\n")
-    sys.stderr.flush()
+    _say(json.dumps({"time": now, "level": level, "event": event, **fields}))
+
+
+def _say(line: str) -> None:
+    """Write a line on standard error; a reader that is gone must not end the job."""
+    try:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+    except BrokenPipeError:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - written to until the end
 
 
 class _JsonFormatter(logging.Formatter):
@@ -114,7 +126,7 @@ def say_notes(notes: Iterable[str]) -> None:
         if logs_json():
             emit("note", "warning", fields={"message": note})
         else:
-            messages().print(f"note: {note}", markup=False, soft_wrap=True)
+            _say(f"note: {note}")
 
 
 def say_error(code: str, message: str, exit_code: int) -> None:
@@ -122,7 +134,7 @@ def say_error(code: str, message: str, exit_code: int) -> None:
     if logs_json():
         emit("error", "error", fields={"code": code, "message": message, "exit_code": exit_code})
     else:
-        messages().print(f"error[{code}]: {message}", markup=False, soft_wrap=True)
+        _say(f"error[{code}]: {message}")
 
 
 def mark_written(path: Path) -> None:
@@ -156,9 +168,45 @@ def write_json(text: str, target: str | None) -> None:
         If it cannot be written.
     """
     if target == "-":
-        sys.stdout.write(text + "\n")
+        _write_utf8(text + "\n")
     elif target:
         write_result(text + "\n", Path(target))
+
+
+def _write_utf8(text: str) -> None:
+    """Write JSON on standard output: in UTF-8, whatever the terminal's encoding."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode())
+        sys.stdout.buffer.flush()
+    else:
+        sys.stdout.write(text)
+
+
+def check_targets(sources: Iterable[str | Path | None], targets: Iterable[str | Path | None]) -> None:
+    """Raise before the work starts if a result would take the place of what is read, or of another result.
+
+    Parameters
+    ----------
+    sources, targets
+        Files that are read, and files to write; None and ``-`` are neither.
+
+    Raises
+    ------
+    OutputError
+        If a target is a source or another target.
+    """
+    read = {Path(source).resolve() for source in sources if source is not None}
+    seen: set[Path] = set()
+    for target in targets:
+        if target is None or str(target) == "-":
+            continue
+        path = Path(target).resolve()
+        if path in read:
+            raise OutputError(f"The result would overwrite {str(target)!r}, which is read; choose another name.")
+        if path in seen:
+            raise OutputError(f"Two results would go to {str(target)!r}; choose another name for one of them.")
+        seen.add(path)
 
 
 def check_json_target(target: str | None) -> None:

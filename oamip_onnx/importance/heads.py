@@ -19,6 +19,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 from oamip_onnx.channels import FIXED
+from oamip_onnx.errors import DataError
 from oamip_onnx.formulation import Affine, Network, Relu, Shift
 from oamip_onnx.importance.scores import FloatArray
 from oamip_onnx.tasks import TaskData
@@ -143,7 +144,7 @@ def _linear(features: FloatArray, targets: FloatArray, *, classifies: bool) -> t
     if not classifies:
         ridge = Ridge(alpha=1.0).fit(features, targets)
         return np.atleast_2d(ridge.coef_), np.atleast_1d(ridge.intercept_)
-    labels = targets.argmax(axis=1)
+    labels = _labels(targets)
     head = LogisticRegression(C=1.0 / _DECAY, max_iter=_ITERATIONS)
     with warnings.catch_warnings():
         # A head that is close to its optimum ranks units as well as one that is there.
@@ -153,6 +154,23 @@ def _linear(features: FloatArray, targets: FloatArray, *, classifies: bool) -> t
         # One row stands for the second class; the first has the opposite sign.
         return np.concatenate([-head.coef_, head.coef_]) / 2, np.concatenate([-head.intercept_, head.intercept_]) / 2
     return head.coef_, head.intercept_
+
+
+def _labels(targets: FloatArray) -> npt.NDArray[np.intp]:
+    """Return the likeliest class of each sample.
+
+    Raises
+    ------
+    DataError
+        If it is the same for all: nothing could be told from it.
+    """
+    labels = np.asarray(targets.argmax(axis=1), np.intp)
+    if len(np.unique(labels)) < 2:
+        raise DataError(
+            "The model takes all samples for one class, so that its loss says nothing about units; give samples of "
+            "several classes, or --importance reconstruction."
+        )
+    return labels
 
 
 def _with_hidden(

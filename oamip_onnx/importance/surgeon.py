@@ -30,6 +30,9 @@ IntArray = npt.NDArray[np.int64]
 # Ridge ρ: enough to invert the moments of features that always go together.
 _RIDGE = 1e-4
 
+# Share of an output's second moment below which what is left about the mean is rounding.
+_CONSTANT = 1e-9
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -67,16 +70,17 @@ class LayerState:
     def __init__(self, reader: Reader, moments: FloatArray) -> None:
         self.unit_of = reader.unit_of
         self.original = reader.matrix
-        scale = float(np.diag(moments)[:-1].mean()) or 1.0  # features that are always zero
-        pull = np.full(len(moments), _RIDGE * scale)
-        pull[-1] = np.finfo(np.float64).tiny  # the ones are not pulled
-        self.moments = moments + np.diag(pull)
-        self.inverse = _inverted(self.moments)
         self.weights = self.original.copy()
-        count = max(float(moments[-1, -1]), 1.0)
-        centred = moments - np.outer(moments[-1], moments[-1]) / count
-        energy = float(np.einsum("fo,fg,go->", self.original, centred, self.original, optimize=True))
-        self.energy = max(energy, np.finfo(np.float64).tiny)
+        raw = float(np.vdot(self.original, moments @ self.original))
+        means = moments[-1] @ self.original
+        energy = raw - float(means @ means) / max(float(moments[-1, -1]), 1.0)
+        # An output that never changes has nothing to reconstruct: a bias gives it.
+        self.energy = energy if energy > _CONSTANT * raw else np.inf
+        self.moments = moments.copy()
+        scale = float(np.diag(moments)[:-1].mean()) or 1.0  # features that are always zero
+        features = np.arange(len(moments) - 1)  # the ones are not pulled
+        self.moments[features, features] += _RIDGE * scale
+        self.inverse = _inverted(self.moments)
 
     def reads(self, group: ChannelGroup) -> bool:
         """Return whether a group's units reach this layer."""

@@ -134,6 +134,8 @@ class Explainer:
         return self._groups.unit(cell, _held(cell.pin, 1) if cell.unit == FIXED else None)
 
     def _tensors_of(self, subject: Subject) -> list[tuple[str, Role]]:
+        if subject.group is not None:
+            return [(self.analysis.groups[subject.group].tensors[0], "itself")]
         if subject.node is None:
             return [(subject.name, "itself")]
         node = self._model.graph.node[subject.node]

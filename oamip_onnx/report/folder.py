@@ -50,10 +50,11 @@ def write_report_folder(result: Result, folder: Path, *, title: str = "") -> Non
     >>> sorted(path.name for path in Path("report").iterdir())
     ['report.html', 'report.md', 'result.json']
     """
+    folder = folder.resolve()
     check_report_folder(folder)
     texts = {
         "report.html": report_page(result, title=title),
-        "report.md": report_markdown(result),
+        "report.md": report_markdown(result, title=title or "Pruning report"),
         "result.json": result.model_dump_json(indent=2) + "\n",
     }
     try:
@@ -62,6 +63,8 @@ def write_report_folder(result: Result, folder: Path, *, title: str = "") -> Non
             new.mkdir()
             for name, text in texts.items():
                 (new / name).write_text(text, encoding="utf-8")
+            if folder.exists():
+                folder.rmdir()  # empty; Windows replaces no folder
             new.replace(folder)
     except OSError as error:
         raise OutputError(f"The report {str(folder)!r} cannot be written: {error.strerror or error}.") from error

@@ -6,7 +6,7 @@ from oamip_onnx.report.schema import Result
 from oamip_onnx.report.table import rows, summary_lines
 
 
-def report_markdown(result: Result) -> str:
+def report_markdown(result: Result, *, title: str = "Pruning report") -> str:
     """Return the before/after table, the widths and the notes as GitHub's Markdown.
 
     Examples
@@ -18,7 +18,7 @@ def report_markdown(result: Result) -> str:
     # Pruning report
     """
     parts = [
-        "# Pruning report",
+        f"# {escape(title)}",
         _table(
             ["", "Original", "Pruned", "Change"], [[r.quantity, r.original, r.pruned, r.change] for r in rows(result)]
         ),

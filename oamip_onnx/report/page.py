@@ -25,6 +25,9 @@ from oamip_onnx.report.table import headlines, rows, summary_lines
 
 _TEMPLATE = "page.html.jinja"
 
+# Scores whose spread is a smaller share of the largest are equal.
+_EQUAL = 1e-9
+
 # Height of a row, and distance of lanes, in the drawing's own units (CSS pixels).
 _ROW_HEIGHT, _LANE_WIDTH, _MARGIN = 30, 14, 10
 
@@ -65,7 +68,7 @@ def report_page(result: Result, others: Sequence[Result | FrontReport] = (), *, 
     others
         More results of the same original, for what is kept against what it costs, and fronts of ``oamip score --path``.
     title
-        The page's title; by default the command's model.
+        The page's title; "Pruning report" by default.
 
     Raises
     ------
@@ -122,7 +125,13 @@ def _check_same_original(results: Sequence[Result]) -> None:
 def _scored(result: Result) -> Iterator[GroupRecord]:
     """Yield the groups whose units have scores that differ: proofs and equal scores have no distribution."""
     if result.lossless is None:
-        yield from (group for group in result.groups if len(set(group.importance)) > 1)
+        yield from (group for group in result.groups if _has_spread(group.importance))
+
+
+def _has_spread(values: Sequence[float]) -> bool:
+    """Return whether scores differ by more than rounding."""
+    largest = max(map(abs, values), default=0.0)
+    return max(values, default=0.0) - min(values, default=0.0) > _EQUAL * largest
 
 
 def _with_prefix(svg: str, prefix: str) -> str:

@@ -103,7 +103,7 @@ def load_json(path: Path, wording: Wording) -> object:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"The {wording.noun} {str(path)!r} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise wording.refused(path, "it is no JSON") from error
 
 

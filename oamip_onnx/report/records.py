@@ -183,7 +183,8 @@ def group_records(analysis: ChannelAnalysis, kept: BoolArray, scores: Scores) ->
             before=group.width,
             after=int(kept[group.units].sum()),
             kept=[int(u) for u in np.flatnonzero(kept[group.units])],
-            importance=[round(float(v), 6) for v in scores.values[group.units]],
+            # Scores of any size keep six digits.
+            importance=[float(f"{v:.6g}") for v in scores.values[group.units]],
             exact=group.exact,
         )
         for group in analysis.groups

@@ -3,7 +3,9 @@
 Fields are only added within a schema version; a field that changes its meaning or goes raises it.
 """
 
-from pydantic import BaseModel, ConfigDict
+import math
+
+from pydantic import BaseModel, ConfigDict, model_validator
 from rich.table import Table
 
 from oamip_onnx.report.shown import Shown
@@ -168,7 +170,7 @@ class GroupRecord(Record):
     Attributes
     ----------
     name
-        The first tensor that carries these channels.
+        The first tensor that carries these channels; behind it ``#1``, ``#2`` … where several groups share one.
     tensors
         The tensors that layers produce with them.
     before, after
@@ -188,6 +190,17 @@ class GroupRecord(Record):
     kept: list[int]
     importance: list[float]
     exact: bool
+
+    @model_validator(mode="after")
+    def _fits(self) -> "GroupRecord":
+        """Refuse positions and scores that the group does not have."""
+        if self.before < 1 or len(self.importance) != self.before or len(self.kept) != self.after:
+            raise ValueError(f"the group {self.name!r} of {self.before} units has other numbers of scores or units")
+        if any(not 0 <= unit < self.before for unit in self.kept):
+            raise ValueError(f"the group {self.name!r} keeps units that it does not have")
+        if not all(math.isfinite(value) for value in self.importance):
+            raise ValueError(f"the scores of the group {self.name!r} are not all finite")
+        return self
 
 
 class LayerRecord(Record):
@@ -456,6 +469,14 @@ class Result(Record, Shown):
     config: dict[str, object]
     layers: list[LayerRecord] = []
     command: str | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Result":
+        """Refuse layers that read what does not come before them."""
+        for number, layer in enumerate(self.layers):
+            if any(not 0 <= source < number for source in layer.inputs):
+                raise ValueError(f"the layer {layer.name!r} reads one that does not come before it")
+        return self
 
     def tables(self) -> list[Table]:
         """Return the before/after table."""

@@ -116,7 +116,8 @@ def summary_lines(result: Result) -> list[str]:
     if result.lossless is not None:
         return [_lossless(result.lossless)]
     config = result.config
-    lines = [f"Importance {result.importance}, repair {config['repair']}, target {config['target']}."]
+    repair, target = (config.get(name, "unknown") for name in ("repair", "target"))
+    lines = [f"Importance {result.importance}, repair {repair}, target {target}."]
     for one in result.certificates:
         if one.bound is not None and one.gap is not None:
             found = f"value {one.objective:.4g}, proven bound {one.bound:.4g}, gap {one.gap:.1%}"
