@@ -31,7 +31,7 @@ from oamip_onnx.bench import (
     warnings,
 )
 from oamip_onnx.bench import environment as environment_module
-from oamip_onnx.bench.latency import interleave
+from oamip_onnx.bench.latency import Measurement, interleave
 from oamip_onnx.bench.statistics import _median_interval
 from oamip_onnx.errors import DataError, ModelError, UsageError
 from oamip_onnx.runtime import RuntimeOptions, Session, session
@@ -262,7 +262,14 @@ def test_fuse_leaves_at_least_one_run() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"minimum_runs": 0}, {"warmup_runs": 0}, {"maximum_seconds": 0.0}, {"warmup_seconds": -1.0}, {"maximum_runs": 49}],
+    [
+        {"minimum_runs": 0},
+        {"warmup_runs": 0},
+        {"maximum_seconds": 0.0},
+        {"warmup_seconds": -1.0},
+        {"maximum_runs": 49},
+        {"cold_processes": -1},
+    ],
 )
 def test_contradictory_settings_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(UsageError):
@@ -287,6 +294,13 @@ def test_model_against_itself_is_near_one() -> None:
     model = dense(128, layers=4)
     result = compare_latency(model, model, feeds(128, batch=16), OPTIONS, settings=QUICK)
     assert result.speedup.median == pytest.approx(1.0, abs=0.2)
+
+
+def test_figures_are_computed_once() -> None:
+    measured = Measurement(np.ones((2, 20)), seed=0)
+    assert measured.latencies is measured.latencies
+    assert measured.speedup(1) is measured.speedup(1)
+    assert measured.speedup(1) is not measured.speedup(0, reference=1)
 
 
 def test_any_number_of_models() -> None:

@@ -17,6 +17,7 @@ from rich.console import Console
 import oamip_onnx
 from oamip_onnx.bench import BenchSettings, latency
 from oamip_onnx.benching import _batches
+from oamip_onnx.cli.bench import _settings
 from oamip_onnx.errors import DataError, ModelError, UsageError
 from oamip_onnx.model import load_model
 from oamip_onnx.progress import Step
@@ -123,6 +124,8 @@ def test_data_are_measured_as_they_are(models: Path) -> None:
         (["model.onnx", "--batch", "0"], 2, "cannot hold 0 samples"),
         (["model.onnx", "--batch", "two"], 2, "--batch takes whole numbers such as 1,8; 'two' is none"),
         (["model.onnx", "--threads", "-1"], 2, "--threads takes whole numbers"),
+        (["model.onnx", "--threads", "99999"], 2, "99999 threads are more than this machine can use; give at most"),
+        (["model.onnx", "--seed", "-1"], 2, "'--seed': Input should be greater than or equal to 0"),
         (["model.onnx", "--provider", "cpu,warp"], 2, "no provider 'warp'"),
         (["model.onnx", "--variant", "int4"], 2, "no variant 'int4'; choose from int8, float16"),
         (["model.onnx", "--batch", ",".join(map(str, range(1, 34)))], 2, "make 33 configurations"),
@@ -165,6 +168,50 @@ def test_inputs_without_an_axis_of_samples_have_no_batch() -> None:
     assert _batches([model], [], {}) == [1]
     with pytest.raises(UsageError, match="share no axis of samples, so --batch 8 is impossible"):
         _batches([model], [8], {})
+    # One such model among others decides for all.
+    other = load_model(product({"x": ["N", 4], "factor": ["N", 4]}))
+    assert _batches([other, model], [], {}) == [1]
+    with pytest.raises(UsageError, match="The inputs of model 2 share no axis of samples"):
+        _batches([other, model], [8], {})
+
+
+def test_a_second_model_of_scalars_is_one_sentence(models: Path) -> None:
+    onnx.save(product({"x": []}), models / "scalar.onnx")
+    failed(
+        oamip("bench", "model.onnx", "scalar.onnx", *QUICKER, cwd=models), 3, "Input 'x' of scalar.onnx takes float32"
+    )
+    ran = oamip("bench", "scalar.onnx", "scalar.onnx", *QUICKER, "--json", "-", cwd=models)
+    assert [m["configuration"]["batch"] for m in report_of(ran)["models"]] == [1, 1]
+
+
+def test_a_model_without_inputs_is_one_sentence(models: Path) -> None:
+    value = helper.make_tensor("value", TensorProto.FLOAT, [2], [1.0, 2.0])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])
+    graph = helper.make_graph([helper.make_node("Constant", [], ["y"], value=value)], "constant", [], [y])
+    constant = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+    onnx.save(constant, models / "constant.onnx")
+    failed(oamip("bench", "constant.onnx", *QUICKER, cwd=models), 3, "constant.onnx has no inputs")
+
+
+def test_the_same_shapes_are_measured_once(models: Path) -> None:
+    shapes = [f"--input-shape=x={batch},7,10" for batch in (1, 1, 2)]
+    report = report_of(oamip("bench", "tokens.onnx", *shapes, *QUICKER, "--json", "-", cwd=models))
+    assert [m["configuration"]["input_shapes"]["x"] for m in report["models"]] == [[1, 7, 10], [2, 7, 10]]
+    ran = oamip("bench", "tokens.onnx", *shapes, "--batch", "3", *QUICKER, "--json", "-", cwd=models)
+    assert [m["configuration"]["input_shapes"]["x"] for m in report_of(ran)["models"]] == [[3, 7, 10]]
+
+
+def test_the_time_limit_leaves_every_model_its_seconds() -> None:
+    assert _settings(3.0, 50, 2, cold_start=True).maximum_seconds == 120
+    settings = _settings(100.0, 50, 3, cold_start=True)
+    now = 0.0
+
+    def run() -> None:
+        nonlocal now
+        now += 1.0
+
+    samples_ms = latency.interleave([run] * 3, settings, np.random.default_rng(0), lambda: now)
+    assert samples_ms.shape == (3, 100)
 
 
 # --- cold start, profile, variants
@@ -183,6 +230,29 @@ def test_cold_start_and_profile_are_in_the_report(models: Path) -> None:
         assert operators == sorted(operators, reverse=True)
         assert 0 < len(entry["profile"]["slowest_nodes"]) <= 10
         assert set(entry["profile"]["slowest_nodes"][0]) == {"node", "operator", "milliseconds", "calls"}
+
+
+def test_texts_have_no_cold_start(models: Path) -> None:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.STRING, ["N", 2]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "texts", [x], [y])
+    texts = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+    onnx.save(texts, models / "texts.onnx")
+    feeds = {"x": np.array([["a", "b"]], object)}
+    settings = BenchSettings(6, 0.0, 1, 0.0, cold_processes=1)
+    report = oamip_onnx.benchmark(models / "texts.onnx", feeds, settings=settings, threads=[1])
+    assert report.models[0].cold_start is None
+    assert any(
+        note.startswith("The cold start was left out: inputs that are no plain numbers") for note in report.notes
+    )
+
+
+@pytest.mark.parametrize(("load", "threads", "said"), [(1e3, 2, True), (1e3, 1, False), (0.0, 2, False)])
+def test_several_threads_on_a_busy_machine_are_warned_of(
+    models: Path, monkeypatch: pytest.MonkeyPatch, load: float, threads: int, *, said: bool
+) -> None:
+    monkeypatch.setattr("oamip_onnx.bench.environment._load", lambda: load)
+    report = oamip_onnx.benchmark([models / "model.onnx"] * 2, settings=SETTINGS, threads=[threads])
+    assert any("sessions of several threads can differ lastingly" in note for note in report.notes) == said
 
 
 def test_slowest_nodes_are_logged(models: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -285,9 +355,9 @@ def test_other_environments_are_warned_of(models: Path) -> None:
     assert "environments of this benchmark and of 'old.json' differ" in ran.err
     assert "cpu was 'Other CPU' and is" in ran.err
     assert "onnxruntime was '1.0.0' and is" in ran.err
-    earlier(models, 1.0, load_before=1e3)
+    cores = json.loads(earlier(models, 1.0, load_before=1e3).read_text())["environment"]["logical_cores"]
     ran = oamip("bench", "model.onnx", *QUICKER, "--compare", "old.json", "--max-slowdown", "1e9", cwd=models)
-    assert "the load was 1000.0 and is" in ran.err
+    assert f"the load per core was {1e3 / cores:.2f} and is" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -305,6 +375,29 @@ def test_other_environments_are_warned_of(models: Path) -> None:
 )
 def test_what_is_no_earlier_report_is_refused(models: Path, content: str, message: str) -> None:
     (models / "old.json").write_text(content)
+    failed(oamip("bench", "model.onnx", *QUICKER, "--compare", "old.json", cwd=models), 3, message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "interval", "message"),
+    [
+        ({"load_before": "busy"}, None, "environment.load_before is 'busy', which is no load"),
+        ({"logical_cores": 0}, None, "environment.logical_cores is 0, which is no number of cores"),
+        ({}, [1e6, 1e7], "models.0: the median of"),
+    ],
+)
+def test_an_earlier_report_with_impossible_values_is_refused_before_measuring(
+    models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, object],
+    interval: list[float] | None,
+    message: str,
+) -> None:
+    path = earlier(models, 1.0, **changes)
+    report = json.loads(path.read_text())
+    report["models"][0]["median_interval_ms"] = interval or report["models"][0]["median_interval_ms"]
+    path.write_text(json.dumps(report))
+    monkeypatch.setattr("oamip_onnx.benching.measure", lambda *_, **__: pytest.fail("measured"))
     failed(oamip("bench", "model.onnx", *QUICKER, "--compare", "old.json", cwd=models), 3, message)
 
 
@@ -337,6 +430,10 @@ def test_models_from_memory(models: Path) -> None:
 def test_library_errors(models: Path) -> None:
     with pytest.raises(UsageError, match="at least one model"):
         oamip_onnx.benchmark([])
+    with pytest.raises(UsageError, match="The shape of input 'x' holds 0 samples"):
+        oamip_onnx.benchmark(models / "model.onnx", input_shapes={"x": (0, 3, 8, 8)})
+    with pytest.raises(UsageError, match="The seed cannot be -1"):
+        oamip_onnx.benchmark(models / "model.onnx", seed=-1)
     onnx.save(product({"z": ["N", 4]}), models / "other.onnx")
     with pytest.raises(ModelError, match=r"has the inputs \['x'\].*has \['z'\]"):
         oamip_onnx.benchmark([models / "model.onnx", models / "other.onnx"])

@@ -171,10 +171,12 @@ def test_the_fresh_process_imports_nothing_of_this_package(tmp_path: Path) -> No
 def test_a_process_that_fails_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"no model")
-    with pytest.raises(ModelError, match=r"A fresh process could not run .*--no-cold-start"):
+    with pytest.raises(ModelError, match=r"A fresh process could not run .*[^.]\. Leave .*--no-cold-start"):
         measure_cold_start([path], ones(16), OPTIONS, processes=1)
     with pytest.raises(UsageError, match="at least one process"):
         measure_cold_start([path], ones(16), OPTIONS, processes=0)
+    with pytest.raises(DataError, match="plain numbers only, but these are 'x' of object"):
+        measure_cold_start([path], {"x": np.array([["a"]], object)}, OPTIONS, processes=1)
 
 
 def test_a_provider_that_falls_back_in_the_process_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,6 +235,7 @@ def test_a_sweep_is_every_combination() -> None:
         (["cpu"], [1], 33, "make 33 configurations"),
         (["cpu"], [], 1, "make 0 configurations"),
         (["cpu"], [-1], 1, "cannot be -1"),
+        (["cpu"], [1, 99999], 1, "99999 threads are more than this machine can use; give at most"),
         (["cpu", "warp"], [1], 1, "no provider 'warp'"),
     ],
 )

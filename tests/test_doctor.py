@@ -88,6 +88,8 @@ def test_what_every_run_needs_decides_the_exit_code(monkeypatch: pytest.MonkeyPa
     assert ran.code == 1
     assert "does not work (needed): cvxpy does not find it; pip install clarabel." in ran.out
     assert "Not well: CLARABEL does not work." in ran.out
+    monkeypatch.setattr(doctor, "_try_scip", lambda: doctor._check("SCIP", needed=True, reason="It is broken."))
+    assert "Not well: SCIP, CLARABEL do not work." in oamip("doctor", "--no-measure").out
     ran = oamip("doctor", "--no-measure", "--json", "-")
     assert (ran.code, json.loads(ran.out)["healthy"], json.loads(ran.out)["alignment"]) == (1, False, [])
 
@@ -158,6 +160,25 @@ def test_a_converter_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(doctor.metadata, "entry_points", lambda **_: [broken])
     (found,) = doctor._converters()
     assert (found.package, found.usable, found.detail) == ("other", False, "It cannot be loaded: no framework")
+
+
+def test_a_cache_folder_that_cannot_be_looked_into_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setenv("OAMIP_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(Path, "exists", refuse)
+    found = doctor._cache()
+    assert not found.writable
+    assert found.describe() == f"{tmp_path / 'cache'} (not writable: Permission denied)"
+
+
+def test_modules_of_the_present_folder_are_not_taken_for_those_of_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text("raise RuntimeError('the wrong module')")
+    monkeypatch.chdir(tmp_path)
+    assert doctor._try_provider("CPUExecutionProvider").works
 
 
 def test_the_cache_folder_is_looked_at_and_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

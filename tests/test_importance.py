@@ -21,6 +21,7 @@ from oamip_onnx.importance import (
     ImportanceContext,
     Scores,
     find_logits,
+    heads,
     joint_scores,
     layerwise_scores,
     response_scores,
@@ -385,3 +386,9 @@ def test_tightened_bounds_raise_the_gate_forms_bound() -> None:
     assert plain.objective is not None
     assert tightened.objective is not None
     assert tightened.objective > plain.objective + 1e-6
+
+
+def test_a_head_needs_samples_of_several_classes() -> None:
+    features, targets = np.random.default_rng(0).normal(size=(8, 3)), np.tile([0.9, 0.1], (8, 1))
+    with pytest.raises(DataError, match="takes all samples for one class"):
+        heads._linear(features, targets, classifies=True)

@@ -17,7 +17,6 @@ from test_importance import context_of
 
 import oamip_onnx
 from oamip_onnx.channels import select_units
-from oamip_onnx.errors import DataError
 from oamip_onnx.importance import CRITERIA, ImportanceContext, score
 from oamip_onnx.importance.surgeon import LayerState, Reader
 
@@ -200,8 +199,3 @@ def same_samples() -> dict[str, npt.NDArray[np.float32]]:
 def test_samples_that_are_all_the_same_give_finite_scores(work: Path) -> None:
     result = oamip_onnx.prune(work / "model.onnx", same_samples(), importance="reconstruction", round_to=1, bench=False)
     assert all(np.isfinite(group.importance).all() for group in result.report.groups)
-
-
-def test_samples_of_one_class_say_nothing_to_oamip(work: Path) -> None:
-    with pytest.raises(DataError, match="takes all samples for one class"):
-        oamip_onnx.prune(work / "model.onnx", same_samples(), round_to=1, bench=False, cache=False)
