@@ -24,6 +24,7 @@ from oamip_onnx.bench import (
     sweep,
     warnings,
 )
+from oamip_onnx.bench.environment import BUSY_LOAD_PER_CORE
 from oamip_onnx.calibration import BATCH_SIZE, Samples, Source, load_samples, random_samples
 from oamip_onnx.calibration.sources import runs_alone
 from oamip_onnx.errors import DataError, ModelError, UsageError
@@ -89,7 +90,7 @@ def benchmark(
     settings
         How long to measure, and in how many processes for the cold start.
     seed
-        Seed of the samples, of the random turns, and of the bootstrap.
+        Seed of the samples, of the random turns, and of the bootstrap; 0 or more.
     progress
         Called with each step.
 
@@ -112,6 +113,8 @@ def benchmark(
     >>> [(entry.name, entry.configuration.batch) for entry in report.models]
     [('model.onnx', 1), ('model.onnx #2', 1), ('model.onnx', 4), ('model.onnx #2', 4)]
     """
+    if seed < 0:
+        raise UsageError(f"The seed cannot be {seed}; give 0 or more.")
     before = None if compare is None else read_bench_report(Path(compare))
     settings = settings or BenchSettings()
     sources = [models] if isinstance(models, str | Path | bytes | onnx.ModelProto) else list(models)
@@ -144,6 +147,12 @@ def _load(sources: Sequence[ModelSource]) -> list[Model]:
     if not sources:
         raise UsageError("A benchmark needs at least one model; name one.")
     models = [load_model(source) for source in sources]
+    for number, model in enumerate(models, start=1):
+        if not model.input_names:
+            raise ModelError(
+                f"{_title(model, number)} has no inputs, so that there is nothing to run it on; give a model with at "
+                "least one input."
+            )
     first, *others = models
     for number, other in enumerate(others, start=2):
         if other.input_names != first.input_names:
@@ -164,7 +173,8 @@ def _inputs(
     """Return what to run the models on: every batch at every shape."""
     if samples is not None and shapes:
         raise UsageError("The samples have shapes of their own; leave out --input-shape, or --data.")
-    found = []
+    # By what the models get: shapes that differ in the batch alone are the same once --batch sets it.
+    found: dict[object, Inputs] = {}
     for shape in shapes or [{}]:
         for batch in _batches(models, batches, shape):
             if samples is None:
@@ -173,8 +183,9 @@ def _inputs(
                 raise DataError(f"The data hold {samples.count} samples, but a batch of {batch} was asked for.")
             else:
                 feeds = next(samples.batches(batch))
-            found.append(Inputs(feeds, batch))
-    return found
+            distinct = (batch, *((name, array.shape) for name, array in feeds.items()))
+            found.setdefault(distinct, Inputs(feeds, batch))
+    return list(found.values())
 
 
 def _batches(models: Sequence[Model], asked: Sequence[int], shape: Shapes) -> list[int]:
@@ -187,15 +198,18 @@ def _batches(models: Sequence[Model], asked: Sequence[int], shape: Shapes) -> li
     """
     if min(asked, default=1) < 1:
         raise UsageError(f"A batch cannot hold {min(asked)} samples; give at least 1.")
-    if runs_alone(models[0]):
+    alone = [_title(model, number) for number, model in enumerate(models, start=1) if runs_alone(model)]
+    if alone:
         if any(batch != 1 for batch in asked):
             raise UsageError(
-                f"The inputs of {_title(models[0], 1)} share no axis of samples, so --batch {max(asked)} is "
+                f"The inputs of {alone[0]} share no axis of samples, so --batch {max(asked)} is "
                 "impossible; leave --batch out and give whole runs with --input-shape or --data."
             )
         return [1]
     first = models[0].input_names[0]
-    default = shape[first][0] if first in shape else 1
+    default = shape[first][0] if shape.get(first) else 1
+    if default < 1:
+        raise UsageError(f"The shape of input {first!r} holds {default} samples; give at least 1.")
     for number, model in enumerate(models, start=1):
         fixed = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
         wrong = [batch for batch in asked if fixed > 0 and batch != fixed]
@@ -317,11 +331,16 @@ def _notes(
         for model, latency in zip(models, result.latency.latencies, strict=True):
             latencies[_named(model.name, label)] = latency
     notes = warnings(environment, latencies, minimum_runs=settings.minimum_runs)
-    notes += filter(None, [frequency_warning(environment)])
+    notes += filter(None, [_threads_note(models, results, environment), frequency_warning(environment)])
     if any(result.configuration.provider == "cpu" for result in results):
         widths = (misaligned_widths(m.proto).describe(_title(m, n)) for n, m in enumerate(loaded, start=1))
         notes += filter(None, widths)
     notes += _float16_notes(models, results, labels)
+    if settings.cold_processes and not all(result.cold_starts for result in results):
+        notes.append(
+            "The cold start was left out: inputs that are no plain numbers, such as texts, cannot be handed to a fresh "
+            "process."
+        )
     if any(start.peak_memory_bytes is None for result in results for start in result.cold_starts):
         notes.append("This system does not tell the peak memory of a process, so none is given.")
     devices = {result.configuration.provider for result in results if result.profiles} - {"cpu"}
@@ -331,6 +350,20 @@ def _notes(
             "the device computes."
         )
     return notes
+
+
+def _threads_note(
+    models: Sequence[BenchModel], results: Sequence[ConfigurationResult], environment: Environment
+) -> str:
+    """Return what the intervals do not cover where sessions of several threads ran on a busy machine, or nothing."""
+    several = any(result.configuration.options.threads != 1 for result in results)
+    load_per_core = environment.load_before / environment.logical_cores
+    if len(models) < 2 or not several or load_per_core <= BUSY_LOAD_PER_CORE:
+        return ""
+    return (
+        "On a busy machine, sessions of several threads can differ lastingly by more than the intervals cover, even of "
+        "one and the same model; end other programs, or compare with --threads 1."
+    )
 
 
 def _float16_notes(

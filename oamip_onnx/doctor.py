@@ -126,7 +126,8 @@ def _check(name: str, *, needed: bool, reason: str = "", version: str = "") -> C
 def _try_provider(name: str) -> CheckRecord:
     """Start a session of a tiny model on a provider, and see which one it runs on."""
     needed, version = name == CPU_PROVIDER, str(onnxruntime.__version__)
-    command = [sys.executable, "-c", _START, name, CPU_PROVIDER]
+    # Without -P the folder that the user is in would be searched first, and its modules taken for those of Python.
+    command = [sys.executable, "-P", "-c", _START, name, CPU_PROVIDER]
     try:
         done = subprocess.run(  # noqa: S603 - this interpreter, and names that ONNX Runtime gives
             command, input=_tiny_model(), capture_output=True, timeout=_PROVIDER_SECONDS, check=False
@@ -270,11 +271,15 @@ def _cache() -> CacheRecord:
     folder = default_cache()
     if folder is None:
         return CacheRecord(path=None, exists=False, writable=False, size_bytes=0)
-    # The folder is made when the first program is solved: until then its nearest parent counts.
-    place = next(p for p in [folder, *folder.parents] if p.exists())
-    size = sum(file.stat().st_size for file in folder.glob("??/*") if file.is_file())
-    writable = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
-    return CacheRecord(path=str(folder), exists=folder.is_dir(), writable=writable, size_bytes=size)
+    try:
+        # The folder is made when the first program is solved: until then its nearest parent counts.
+        place = next(p for p in [folder, *folder.parents] if p.exists())
+        size = sum(file.stat().st_size for file in folder.glob("??/*") if file.is_file())
+        writable = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+        return CacheRecord(path=str(folder), exists=folder.is_dir(), writable=writable, size_bytes=size)
+    except OSError as error:  # a folder that this user may not look into, or a name that the system does not take
+        detail = error.strerror or first_line(error)
+        return CacheRecord(path=str(folder), exists=False, writable=False, size_bytes=0, detail=detail)
 
 
 def _alignment(seconds: float) -> list[AlignmentRecord]:

@@ -13,7 +13,7 @@ from typing import TypedDict, cast
 import numpy as np
 
 from oamip_onnx.bench.sessions import Feeds
-from oamip_onnx.errors import ModelError, UsageError, first_line
+from oamip_onnx.errors import DataError, ModelError, UsageError, first_line
 from oamip_onnx.runtime import RuntimeOptions
 
 _SCRIPT = Path(__file__).with_name("cold_process.py")
@@ -74,6 +74,8 @@ def measure_cold_start(
 
     Raises
     ------
+    DataError
+        If an input cannot be handed to another process; see `is_portable`.
     ModelError
         If a process fails.
     UsageError
@@ -81,6 +83,12 @@ def measure_cold_start(
     """
     if processes < 1:
         raise UsageError(f"A cold start needs at least one process, but {processes} were asked for; raise the number.")
+    if not is_portable(feeds):
+        kinds = ", ".join(f"{name!r} of {array.dtype}" for name, array in feeds.items())
+        raise DataError(
+            f"The cold start takes inputs of plain numbers only, but these are {kinds}; leave it out with "
+            "--no-cold-start."
+        )
     generator = np.random.default_rng(seed)
     found: list[list[_Measured]] = [[] for _ in models]
     with tempfile.TemporaryDirectory(prefix="oamip-") as folder:
@@ -100,6 +108,14 @@ def measure_cold_start(
     return tuple(_median(one) for one in found)
 
 
+def is_portable(feeds: Feeds) -> bool:
+    """Return whether a fresh process can read the inputs from a file: numbers of NumPy's own types, and booleans.
+
+    Texts would need pickle, and types of other packages lose their names in the file.
+    """
+    return all(array.dtype.kind in "biufc" and array.dtype.isbuiltin == 1 for array in feeds.values())
+
+
 def _start(model: Path, task: dict[str, object], options: RuntimeOptions) -> _Measured:
     """Return what one fresh process measures."""
     # Without -P the script's folder would be searched first, and its modules taken for those of Python.
@@ -108,9 +124,10 @@ def _start(model: Path, task: dict[str, object], options: RuntimeOptions) -> _Me
     done = subprocess.run(command, input=request, capture_output=True, text=True, check=False)  # noqa: S603 - own script
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
+        said = lines[-1].strip().rstrip(".") if lines else "it gave no message"
         raise ModelError(
-            f"A fresh process could not run {str(model)!r} for the cold start: {lines[-1] if lines else 'no message'} "
-            "Leave the cold start out with --no-cold-start."
+            f"A fresh process could not run {str(model)!r} for the cold start: {said}. Leave the cold start out with "
+            "--no-cold-start."
         )
     try:
         measured = cast("_Measured", json.loads(done.stdout))

@@ -1,5 +1,6 @@
 """What a benchmark varies: providers, threads, batches and input shapes."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -9,6 +10,8 @@ from oamip_onnx.errors import UsageError
 from oamip_onnx.runtime import RuntimeOptions
 
 MOST_CONFIGURATIONS = 32
+# More threads than this for each logical core help nobody, and each takes memory.
+_THREADS_PER_CORE, _ALWAYS_ALLOWED_THREADS = 4, 64
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ def sweep(providers: Sequence[str], threads: Sequence[int], inputs: Sequence[Inp
     Raises
     ------
     UsageError
-        If there are none or more than 32, a provider is not available, or a number of threads is negative.
+        If there are none or more than 32, a provider is not available, or a number of threads is negative or beyond
+        what the machine can use.
     """
     count = len(providers) * len(threads) * len(inputs)
     if not 0 < count <= MOST_CONFIGURATIONS:
@@ -69,6 +73,9 @@ def sweep(providers: Sequence[str], threads: Sequence[int], inputs: Sequence[Inp
         )
     if min(threads) < 0:
         raise UsageError(f"The number of threads cannot be {min(threads)}; give 0 for ONNX Runtime's own choice.")
+    most = max(_THREADS_PER_CORE * (os.cpu_count() or 1), _ALWAYS_ALLOWED_THREADS)
+    if max(threads) > most:
+        raise UsageError(f"{max(threads)} threads are more than this machine can use; give at most {most}.")
     for provider in providers:
         RuntimeOptions(provider).provider_names()
     return [

@@ -131,8 +131,8 @@ def warnings(environment: Environment, latencies: Mapping[str, Latency], *, mini
     short = {name: latency.runs for name, latency in latencies.items() if latency.runs < minimum_runs}
     if short:
         found.append(
-            f"The time limit left only {min(short.values())} of {minimum_runs} runs for {_enumerated(short)}; "
-            "raise the limit or use a smaller batch."
+            f"The time limit left only {min(short.values())} of {minimum_runs} runs for {_enumerated(short)}, so the "
+            "percentiles are uncertain; use a smaller batch, or measure fewer models at once."
         )
     return found
 

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,10 @@ class BenchSettings:
             raise UsageError("A benchmark needs at least one warm-up run and one measured run; raise the minimum.")
         if min(self.minimum_seconds, self.warmup_seconds) < 0 or self.maximum_seconds <= 0:
             raise UsageError("The seconds of a benchmark cannot be negative, nor its maximum zero; correct them.")
+        if self.cold_processes < 0:
+            raise UsageError(
+                f"The cold start cannot have {self.cold_processes} processes; give 0 to leave it out, or more."
+            )
         if self.maximum_runs < self.minimum_runs:
             raise UsageError(
                 f"The benchmark's maximum of {self.maximum_runs} runs is below its minimum of {self.minimum_runs}; "
@@ -91,14 +96,22 @@ class Measurement:
     seed: int
     yardstick_ms: npt.NDArray[np.float64] | None = None
 
-    @property
+    @cached_property
     def latencies(self) -> tuple[Latency, ...]:
         """The percentiles of each model, in the order of the models."""
         return tuple(summarise(row) for row in self.samples_ms)
 
     def speedup(self, model: int, reference: int = 0) -> Speedup:
         """Return how many times as fast as the model at position `reference` the one at position `model` runs."""
-        return compare(self.samples_ms[reference], self.samples_ms[model], seed=self.seed)
+        key = model, reference
+        if key not in self._speedups:
+            self._speedups[key] = compare(self.samples_ms[reference], self.samples_ms[model], seed=self.seed)
+        return self._speedups[key]
+
+    @cached_property
+    def _speedups(self) -> dict[tuple[int, int], Speedup]:
+        """The speed-ups asked for so far: a bootstrap takes long, and tables and notes ask for the same."""
+        return {}
 
     def in_yardsticks(self, model: int) -> YardstickRatio | None:
         """Return the time of the model at a position in times of the yardstick; None where that did not run."""

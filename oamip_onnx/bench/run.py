@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from oamip_onnx.bench.cold import ColdStart, measure_cold_start
+from oamip_onnx.bench.cold import ColdStart, is_portable, measure_cold_start
 from oamip_onnx.bench.configuration import Configuration
 from oamip_onnx.bench.latency import BenchSettings, Measurement, measure_latency
 from oamip_onnx.bench.profile import NodeTime, profile_nodes
@@ -51,7 +51,7 @@ class ConfigurationResult:
     latency
         The run times, with those of the yardstick.
     cold_starts
-        The cold starts; empty where they were left out.
+        The cold starts; empty where they were left out, as for inputs of text.
     profiles
         The times of the nodes; empty where they were left out.
     profile_runs
@@ -133,7 +133,7 @@ def measure(
     latency = measure_latency(files, feeds, options, settings=settings, seed=seed, yardstick=True)
     # After the latency, whose sessions are gone by now: both would take memory and time from each other.
     cold_starts: tuple[ColdStart, ...] = ()
-    if settings.cold_processes:
+    if settings.cold_processes and is_portable(feeds):
         started("cold start")
         cold_starts = measure_cold_start(files, feeds, options, processes=settings.cold_processes, seed=seed)
     if not profile:

@@ -183,7 +183,9 @@ def slow_down(
 def compare(original_ms: Samples, pruned_ms: Samples, *, seed: int = 0) -> Speedup:
     """Return the speed-up from paired run times: element i of both was measured in the same round.
 
-    The ratio is taken inside each pair, so that a machine that slows down for both models cancels out.
+    The ratio is taken inside each pair, so that a machine that slows down for both models cancels out. The interval was
+    validated with sessions of one thread (`benchmarks/significance.py`): those of several threads can differ by more
+    on a busy machine.
 
     Parameters
     ----------

@@ -45,7 +45,7 @@ def bench(
     profile: Annotated[bool, typer.Option("--profile", help="Show the time of each operator.")] = False,
     compare: Annotated[str | None, typer.Option(help="Compare with an earlier --json.", metavar="PATH")] = None,
     max_slowdown: Annotated[str | None, typer.Option(help="Exit with 1 above it [5%].", metavar="SHARE")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of samples and order.", metavar="N")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of samples and order.", metavar="N", min=0)] = None,
     json_path: options.Json = None,
 ) -> None:
     """Measure latency, cold start and memory of models.
@@ -67,7 +67,9 @@ def bench(
             profile=profile,
             compare=compare,
             max_slow_down=_share(max_slowdown or _DEFAULT_MAX_SLOW_DOWN),
-            settings=_settings(seconds, runs, cold_start=not no_cold_start),
+            settings=_settings(
+                seconds, runs, len(models) * (1 + len(set(_items(variant)))), cold_start=not no_cold_start
+            ),
             seed=seed or 0,
             progress=report_progress,
         )
@@ -79,11 +81,14 @@ def bench(
         raise RegressionError(regression_sentence(report))
 
 
-def _settings(seconds: float, runs: int, *, cold_start: bool) -> BenchSettings:
+def _settings(seconds: float, runs: int, models: int, *, cold_start: bool) -> BenchSettings:
+    """Return the settings for a number of models, variants included, whose time limit leaves each its seconds."""
     plain = BenchSettings()
     return BenchSettings(
         minimum_runs=runs,
         minimum_seconds=seconds,
+        # Twice the seconds asked for: warming up, the yardstick and models that take longer than others need room.
+        maximum_seconds=max(plain.maximum_seconds, 2 * seconds * models),
         maximum_runs=max(plain.maximum_runs, runs),
         cold_processes=plain.cold_processes if cold_start else 0,
     )

@@ -1,6 +1,7 @@
 """What `bench` reports, and its comparison with an earlier report."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -50,7 +51,8 @@ _DECISIVE = (
     *("cpu", "logical_cores", "operating_system", "onnxruntime", "python"),
     *("frequency_governor", "frequency_boost"),
 )
-
+# What a report that does not hold the load is taken to have had.
+_LOAD = {"load_before": 0.0, "logical_cores": 1}
 
 _WORDING = Wording(
     noun="report",
@@ -98,6 +100,7 @@ def bench_report(
 def _entry(models: Sequence[BenchModel], result: ConfigurationResult, number: int) -> BenchEntry:
     model, measured = models[number], result.latency
     found, ratio = measured.latencies[number], measured.in_yardsticks(number)
+    low, high = median_interval(measured.samples_ms[number], seed=measured.seed)
     return BenchEntry(
         name=model.name,
         path=model.path,
@@ -105,7 +108,8 @@ def _entry(models: Sequence[BenchModel], result: ConfigurationResult, number: in
         size_bytes=model.size_bytes,
         configuration=ConfigurationRecord.of(result.configuration),
         latency_ms=latency_record(found),
-        median_interval_ms=median_interval(measured.samples_ms[number], seed=measured.seed),
+        # The median is interpolated in another way than there, and may differ in the last digit.
+        median_interval_ms=(min(low, found.p50_ms), max(high, found.p50_ms)),
         samples_per_second=result.configuration.inputs.samples / found.p50_ms * 1e3,
         speedup=SpeedupRecord(**asdict(measured.speedup(number))) if number else None,
         cold_start=ColdStartRecord(**asdict(result.cold_starts[number])) if result.cold_starts else None,
@@ -130,9 +134,29 @@ def read_bench_report(path: Path) -> BenchReport:
     Raises
     ------
     DataError
-        If the file is missing, is no JSON, has another schema version, or holds something else.
+        If the file is missing, is no JSON, has another schema version, or holds something else or impossible values.
     """
-    return validated(BenchReport, load_report(path, _WORDING), path, _WORDING)
+    report = validated(BenchReport, load_report(path, _WORDING), path, _WORDING)
+    problem = next(_impossible(report), "")
+    if problem:
+        raise _WORDING.refused(path, problem)
+    return report
+
+
+def _impossible(report: BenchReport) -> Iterator[str]:
+    """Yield what no benchmark writes and a comparison cannot use."""
+    load, cores = (report.environment.get(key, usual) for key, usual in _LOAD.items())
+    if isinstance(load, str) or not 0 <= load < math.inf:
+        yield f"environment.load_before is {load!r}, which is no load"
+    if not isinstance(cores, int) or cores < 1:
+        yield f"environment.logical_cores is {cores!r}, which is no number of cores"
+    for number, entry in enumerate(report.models):
+        low, high = entry.median_interval_ms
+        if not 0 < low <= entry.latency_ms.p50 <= high < math.inf:
+            yield f"models.{number}: the median of {entry.latency_ms.p50} ms is not inside its interval {low} to {high}"
+        beat = entry.yardstick
+        if beat is not None and not (beat.low <= beat.ratio <= beat.high < math.inf and beat.median_ms < math.inf):
+            yield f"models.{number}.yardstick: {beat.ratio} is not inside its interval {beat.low} to {beat.high}"
 
 
 def check_comparable(
@@ -209,10 +233,15 @@ def _changed(before: Mapping[str, str | int | float], now: Mapping[str, str | in
         for key in _DECISIVE
         if before.get(key) != now.get(key)
     ]
-    loads = [float(one.get("load_before", 0.0)) / int(one.get("logical_cores", 1)) for one in (before, now)]
+    loads = [_load_per_core(one) for one in (before, now)]
     if abs(loads[0] - loads[1]) > BUSY_LOAD_PER_CORE:
-        changed.append(f"the load was {before.get('load_before')} and is {now.get('load_before')}")
+        changed.append(f"the load per core was {loads[0]:.2f} and is {loads[1]:.2f}")
     return changed
+
+
+def _load_per_core(environment: Mapping[str, str | int | float]) -> float:
+    load, cores = (float(environment.get(key, usual)) for key, usual in _LOAD.items())
+    return load / cores
 
 
 def regression_sentence(report: BenchReport) -> str:

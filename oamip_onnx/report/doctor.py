@@ -1,5 +1,7 @@
 """What `doctor` reports."""
 
+from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 from rich.text import Text
 
 from oamip_onnx.config import PruneConfig
@@ -56,11 +58,15 @@ class CacheRecord(Record):
     exists: bool
     writable: bool
     size_bytes: int
+    # Why it cannot be looked at: for the page, not part of the JSON.
+    detail: SkipJsonSchema[str] = Field(default="", exclude=True)
 
     def describe(self) -> str:
         """Return where it is, and its state."""
         if self.path is None:
             return "none: there is no home folder; set OAMIP_CACHE_DIR"
+        if self.detail:
+            return f"{self.path} (not writable: {self.detail})"
         state = "writable" if self.writable else "not writable: solved programs are not kept"
         return f"{self.path} ({byte_size(self.size_bytes) if self.exists else 'not made yet'}, {state})"
 
@@ -121,7 +127,8 @@ class DoctorReport(Record, ShownInParts):
             parts.append(Labelled(title, tuple(found.row() for found in self.alignment)))
             parts += map(Text, self._advice())
         broken = [check.name for check in [*self.providers, *self.solvers] if check.needed and not check.works]
-        verdict = f"Not well: {', '.join(broken)} does not work." if broken else "Everything that is needed works."
+        verb = "does" if len(broken) == 1 else "do"
+        verdict = f"Not well: {', '.join(broken)} {verb} not work." if broken else "Everything that is needed works."
         return [*parts, Text(verdict, style="bold")]
 
     def _machine(self) -> Labelled:
