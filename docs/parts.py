@@ -12,8 +12,8 @@ import typer
 from pydantic import BaseModel
 
 from oamip_onnx.channels.remedies import CONSTRAINTS, REMEDIES, Remedy
+from oamip_onnx.cli import COMMANDS
 from oamip_onnx.cli.app import app
-from oamip_onnx.cli.main import COMMANDS
 from oamip_onnx.config import PRESETS, PruneConfig
 from oamip_onnx.errors import OamipError
 from oamip_onnx.report import Result

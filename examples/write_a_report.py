@@ -23,9 +23,10 @@ result = oamip_onnx.prune(
 )
 
 # %% The folder, all of it or nothing
-write_report_folder(result.report, Path("report"), title="LeNet-5 at half of its widths")
+TITLE = "LeNet-5 at half of its widths"
+write_report_folder(result.report, Path("report"), title=TITLE)
 for path in sorted(Path("report").iterdir()):
     print(f"{path.name}: {path.stat().st_size:,} bytes")
 
 # %% Later, from the file
-print(report_markdown(read_result(Path("report/result.json"))))
+print(report_markdown(read_result(Path("report/result.json")), title=TITLE))

@@ -22,8 +22,8 @@ from command import oamip
 from oamip_onnx import PruneConfig
 from oamip_onnx.channels import PinCode
 from oamip_onnx.channels.remedies import Constraint
+from oamip_onnx.cli import COMMANDS
 from oamip_onnx.cli.app import app
-from oamip_onnx.cli.main import COMMANDS
 from oamip_onnx.config import make_config
 from oamip_onnx.pipeline import _stages
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from command import oamip
 
-from oamip_onnx.cli.main import COMMANDS
+from oamip_onnx.cli import COMMANDS
 
 SNAPSHOTS = Path(__file__).parent / "help"
 

@@ -7,7 +7,9 @@ from importlib.metadata import version
 from typing import Annotated, Any, cast
 
 import typer
+import typer.core
 
+from oamip_onnx.cli import COMMANDS
 from oamip_onnx.cli.interrupts import INTERRUPTED, say_interrupted
 from oamip_onnx.cli.streams import choose_log_format, fresh_run, say_error, start_logging
 from oamip_onnx.errors import OamipError, UsageError
@@ -18,8 +20,17 @@ _MORE_VERSIONS = ("onnx-graphsurgeon", "cvxpy", "pyscipopt", "numpy")
 # What wrong arguments raise: the base class of all of them, which typer does not export.
 _Misuse = cast("type[Exception]", typer.BadParameter.__mro__[2])
 
+
+class _InOrder(typer.core.TyperGroup):
+    """Commands in the order of `COMMANDS`, whichever was imported first."""
+
+    def list_commands(self, _context: Any) -> list[str]:
+        return [name for name in COMMANDS if name in self.commands]
+
+
 app = typer.Typer(
     name="oamip",
+    cls=_InOrder,
     help="Make a trained ONNX model smaller and faster, without training.",
     no_args_is_help=True,
     add_completion=True,

@@ -3,10 +3,8 @@
 import importlib
 import sys
 
+from oamip_onnx.cli import COMMANDS
 from oamip_onnx.cli.interrupts import INTERRUPTED, interrupts_heard, interrupts_later, say_interrupted
-
-# In the order in which the help lists them.
-COMMANDS = ("prune", "score", "inspect", "explain", "bench", "report", "doctor")
 
 
 def _register() -> None:
