@@ -73,12 +73,15 @@ def bench(
             seed=seed or 0,
             progress=report_progress,
         )
-    write_json(report.model_dump_json(indent=2), json_path)
-    if json_path != "-":
-        output().print(report)
-    say_notes(report.notes)
-    if report.regressions():
-        raise RegressionError(regression_sentence(report))
+    try:
+        write_json(report.model_dump_json(indent=2), json_path)
+        if json_path != "-":
+            output().print(report)
+        say_notes(report.notes)
+    finally:
+        # A reader of standard output that has left does not change what was found.
+        if report.regressions():
+            raise RegressionError(regression_sentence(report))
 
 
 def _settings(seconds: float, runs: int, models: int, *, cold_start: bool) -> BenchSettings:
