@@ -14,7 +14,7 @@ import onnxruntime
 import psutil
 from onnx import TensorProto, helper
 
-from oamip_onnx.bench import describe_environment, measure_alignment
+from oamip_onnx.bench import describe_environment, measure_alignment, package_version
 from oamip_onnx.errors import first_line
 from oamip_onnx.report.doctor import (
     AlignmentRecord,
@@ -209,7 +209,7 @@ def _try_scip() -> CheckRecord:
 
 
 def _solve(name: str, solve: Callable[[], float], expected: float, *, needed: bool) -> CheckRecord:
-    version = _version(_DISTRIBUTIONS.get(name, name.lower())) or ""
+    version = package_version(_DISTRIBUTIONS.get(name, name.lower())) or ""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the answer is checked
@@ -221,15 +221,8 @@ def _solve(name: str, solve: Callable[[], float], expected: float, *, needed: bo
     return _check(name, needed=needed, version=version, reason=reason)
 
 
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def _dependencies() -> dict[str, str]:
-    found = {name: _version(name) or "not installed" for name, extra in requirements() if extra is None}
+    found = {name: package_version(name) or "not installed" for name, extra in requirements() if extra is None}
     # The module knows better than the package: it may come as onnxruntime-gpu or another build.
     return found | {"onnxruntime": str(onnxruntime.__version__)}
 
@@ -238,7 +231,7 @@ def _extras() -> list[ExtraRecord]:
     packages: dict[str, dict[str, str | None]] = {}
     for name, extra in requirements():
         if extra is not None and extra not in _DEVELOPERS:
-            packages.setdefault(extra, {})[name] = _version(name)
+            packages.setdefault(extra, {})[name] = package_version(name)
     return [
         ExtraRecord(
             name=extra,

@@ -16,6 +16,7 @@ from oamip_onnx.bench import (
     compare_latency,
     describe_environment,
     profile_nodes,
+    profiled_runs,
     times_by_operator,
 )
 from oamip_onnx.budget import parse_target
@@ -59,10 +60,6 @@ from oamip_onnx.verify import (
 
 # The masked oracle runs on this many samples: a wrong index shows on the first, a few more cover dead units.
 _VERIFICATION_SAMPLES = 64
-
-# A profile of about a second, of enough runs for the small operators.
-_PROFILE_SECONDS = 1.0
-_FEWEST_PROFILED, _MOST_PROFILED = 5, 200
 
 _Operators = tuple[Mapping[str, float], Mapping[str, float]]
 _NO_PROFILE: _Operators = ({}, {})
@@ -397,6 +394,6 @@ def _bench(
     feeds, options = samples.one_run(), prepared.options
     models = prepared.original.proto, proto
     latency = compare_latency(*models, feeds, options, settings=BenchSettings(), seed=config.seed)
-    runs = min(max(int(_PROFILE_SECONDS * 1000 / latency.original.p50_ms), _FEWEST_PROFILED), _MOST_PROFILED)
+    runs = profiled_runs(latency.original.p50_ms)
     before, after = (times_by_operator(profile_nodes(model, feeds, options, runs=runs)) for model in models)
     return latency, (before, after)

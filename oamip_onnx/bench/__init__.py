@@ -3,9 +3,9 @@
 from oamip_onnx.bench.alignment import MULTIPLES, Alignment, find_alignment, measure_alignment
 from oamip_onnx.bench.cold import ColdStart, measure_cold_start
 from oamip_onnx.bench.configuration import MOST_CONFIGURATIONS, Configuration, Inputs, sweep
-from oamip_onnx.bench.environment import Environment, describe_environment, frequency_warning, warnings
+from oamip_onnx.bench.environment import Environment, describe_environment, frequency_warning, package_version, warnings
 from oamip_onnx.bench.latency import BenchSettings, LatencyComparison, Measurement, compare_latency, measure_latency
-from oamip_onnx.bench.profile import NodeTime, profile_nodes, times_by_operator
+from oamip_onnx.bench.profile import NodeTime, profile_nodes, profiled_runs, times_by_operator
 from oamip_onnx.bench.run import BenchModel, ConfigurationResult, measure, rehearse
 from oamip_onnx.bench.statistics import (
     Latency,
@@ -58,7 +58,9 @@ __all__ = [
     "measure_latency",
     "median_interval",
     "misaligned_widths",
+    "package_version",
     "profile_nodes",
+    "profiled_runs",
     "rehearse",
     "slow_down",
     "slow_down_in_yardsticks",

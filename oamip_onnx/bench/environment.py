@@ -85,14 +85,14 @@ def describe_environment(options: RuntimeOptions) -> Environment:
         threads=options.threads,
         operating_system=platform.platform(),
         python=platform.python_version(),
-        onnx=_version("onnx"),
+        onnx=_stated_version("onnx"),
         # The module knows better than the package: it may come as onnxruntime-gpu or another build.
         onnxruntime=str(onnxruntime.__version__),
-        onnx_graphsurgeon=_version("onnx-graphsurgeon"),
-        cvxpy=_version("cvxpy"),
-        pyscipopt=_version("pyscipopt"),
-        numpy=_version("numpy"),
-        oamip_onnx=_version("oamip-onnx"),
+        onnx_graphsurgeon=_stated_version("onnx-graphsurgeon"),
+        cvxpy=_stated_version("cvxpy"),
+        pyscipopt=_stated_version("pyscipopt"),
+        numpy=_stated_version("numpy"),
+        oamip_onnx=_stated_version("oamip-onnx"),
         load_before=load,
         load_after=load,
         frequency_governor=_read(_FREQUENCY_FILES / "cpu0/cpufreq/scaling_governor") or _UNKNOWN,
@@ -181,11 +181,16 @@ def _load() -> float:
     return round(psutil.getloadavg()[0], 2)
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str | None:
+    """Return the version of an installed package; None where it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "not installed"
+        return None
+
+
+def _stated_version(package: str) -> str:
+    return package_version(package) or "not installed"
 
 
 def _cpu_model() -> str:

@@ -18,6 +18,9 @@ from oamip_onnx.runtime import RuntimeOptions
 # The first runs allocate memory and fill caches; their times are no part of the profile.
 _WARMUP_RUNS = 5
 
+# A profile of the slowest model takes about this long, with enough runs for the small operators.
+_PROFILE_SECONDS, _FEWEST_PROFILED, _MOST_PROFILED = 1.0, 8, 200
+
 _KERNEL_SUFFIX = "_kernel_time"
 
 # Operators that run other nodes.
@@ -58,6 +61,11 @@ class _Event:
     thread: int
     begin: int
     duration: int
+
+
+def profiled_runs(slowest_ms: float) -> int:
+    """Return how many runs a profile should have, given the median time of the slowest model in milliseconds."""
+    return min(max(round(_PROFILE_SECONDS * 1e3 / slowest_ms), _FEWEST_PROFILED), _MOST_PROFILED)
 
 
 def profile_nodes(

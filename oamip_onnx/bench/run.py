@@ -7,12 +7,9 @@ from pathlib import Path
 from oamip_onnx.bench.cold import ColdStart, is_portable, measure_cold_start
 from oamip_onnx.bench.configuration import Configuration
 from oamip_onnx.bench.latency import BenchSettings, Measurement, measure_latency
-from oamip_onnx.bench.profile import NodeTime, profile_nodes
+from oamip_onnx.bench.profile import NodeTime, profile_nodes, profiled_runs
 from oamip_onnx.bench.sessions import check_feeds, start_session
 from oamip_onnx.errors import ModelError
-
-# A profile of the slowest model takes about this long, with enough runs for the small operators.
-_PROFILE_SECONDS, _FEWEST_PROFILED, _MOST_PROFILED = 1.0, 8, 200
 
 
 @dataclass(frozen=True)
@@ -140,6 +137,6 @@ def measure(
         return ConfigurationResult(configuration, latency, cold_starts)
     started("profile")
     slowest_ms = max(one.p50_ms for one in latency.latencies)
-    runs = min(max(round(_PROFILE_SECONDS * 1e3 / slowest_ms), _FEWEST_PROFILED), _MOST_PROFILED)
+    runs = profiled_runs(slowest_ms)
     profiles = tuple(profile_nodes(file, feeds, options, runs=runs) for file in files)
     return ConfigurationResult(configuration, latency, cold_starts, profiles, runs)
