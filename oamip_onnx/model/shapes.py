@@ -9,7 +9,7 @@ import onnx
 from onnx import helper
 
 from oamip_onnx.errors import DataError, ModelError, UsageError, closest, first_line
-from oamip_onnx.model.graph import without_weights
+from oamip_onnx.model.graph import captured_names, remove_initializers, without_weights
 from oamip_onnx.model.known import as_tensor, known_sizes
 from oamip_onnx.model.model import Array, Model
 from oamip_onnx.runtime import RuntimeOptions, Session
@@ -190,11 +190,28 @@ def _measured(
 
 
 def with_outputs(proto: onnx.ModelProto, names: Sequence[str], *, keep: bool = False) -> onnx.ModelProto:
-    """Return a copy of the model whose outputs are the named tensors, in addition to its own if `keep`."""
+    """Return a copy of the model whose outputs are the named tensors, in addition to its own if `keep`.
+
+    Nodes that none of the outputs needs are left out: ONNX Runtime would run them.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     have = {o.name for o in copy.graph.output} if keep else set()
     if not keep:
         del copy.graph.output[:]
     copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in have)
+    if not keep:
+        _drop_unneeded(copy.graph)
     return copy
+
+
+def _drop_unneeded(graph: onnx.GraphProto) -> None:
+    needed = {output.name for output in graph.output}
+    for index in reversed(range(len(graph.node))):
+        node = graph.node[index]
+        if needed.isdisjoint(node.output):
+            del graph.node[index]
+        else:
+            needed.update(name for name in node.input if name)
+            needed |= captured_names(node)
+    remove_initializers(graph, {t.name for t in graph.initializer} - needed)
