@@ -21,7 +21,8 @@ class PruneConfig(BaseModel):
     ----------
     target
         What to shrink to: ``ratio=0.5`` removes half of the units of every group; ``macs=0.5`` and ``params=0.5``
-        leave at most half of the costs; ``threshold=0.2`` keeps what OAMIP scores above 0.2.
+        leave at most half of the costs, ``macs=250M`` and ``params=1.5M`` at most so many, and several of these behind
+        commas must all hold; ``threshold=0.2`` keeps what OAMIP scores above 0.2.
     importance
         How units are ranked; ``auto`` takes OAMIP or the reconstruction, whichever the repair makes most of.
     preset
@@ -62,6 +63,8 @@ class PruneConfig(BaseModel):
         Most seconds of SCIP's search in one program.
     repair
         How the consumers make up for what went.
+    memory_limit
+        Bytes that the rows of one refit may take, and as many again for the original's responses.
     round_to
         Widths are rounded to multiples of this; 1 leaves them free.
     samples
@@ -125,6 +128,7 @@ class PruneConfig(BaseModel):
     solver_nodes: int = Field(default=10_000, ge=1)
     solver_seconds: float = Field(default=300.0, gt=0)
     repair: RepairName = "least-squares"
+    memory_limit: int = Field(default=1 << 30, ge=1)
     round_to: int = Field(default=8, ge=1)
     samples: int | None = Field(default=None, ge=1)
     images: int | None = Field(default=None, ge=1)

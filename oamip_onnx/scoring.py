@@ -200,7 +200,14 @@ def after_repair(prepared: Prepared, config: PruneConfig) -> Judge | None:
 def repaired(prepared: Prepared, config: PruneConfig, kept: BoolArray, narrow: onnx.ModelProto) -> Repaired:
     """Return the cut model after the repair that the settings name."""
     context = RepairContext(
-        prepared.model, prepared.analysis, kept, narrow, prepared.samples, prepared.options, config.seed
+        prepared.model,
+        prepared.analysis,
+        kept,
+        narrow,
+        prepared.samples,
+        prepared.options,
+        config.seed,
+        config.memory_limit,
     )
     return REPAIRS[config.repair](context)
 

@@ -14,12 +14,13 @@ from onnx import helper, numpy_helper
 from oamip_onnx.calibration import (
     ActivationStream,
     Samples,
-    accumulate_gram,
     check_label_range,
     draw_rows,
     layout_of,
     load_samples,
+    moments,
     random_samples,
+    with_ones,
 )
 from oamip_onnx.errors import DataError, UsageError
 from oamip_onnx.model import Model, TensorType, load_model
@@ -206,9 +207,8 @@ def test_features_times_matrix_is_the_convolution(
 
 def test_layouts_of_products() -> None:
     assert layout_of(helper.make_node("Gemm", ["a", "b"], ["c"], transA=1), (3, 4)) == "its data operand is transposed"
-    assert (
-        layout_of(helper.make_node("Conv", ["a", "b"], ["c"], group=2), (4, 1, 3, 3)) == "it is a grouped convolution"
-    )
+    turned = helper.make_node("ConvTranspose", ["a", "b"], ["c"], output_shape=[5, 5])
+    assert layout_of(turned, (4, 1, 3, 3)) == "its padding follows from the shape of its output"
     layout = layout_of(helper.make_node("Gemm", ["a", "b"], ["c"], transB=1, alpha=2.0), (3, 4))
     assert not isinstance(layout, str)
     weight = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -216,20 +216,41 @@ def test_layouts_of_products() -> None:
     assert np.array_equal(layout.weight(layout.matrix(weight), weight), weight)
 
 
-def test_gram_matrices_do_not_depend_on_the_batches() -> None:
+@pytest.mark.parametrize("group", [1, 2, 4])
+@pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_features_times_matrix_is_the_layer_in_any_group_and_dimension(kind: str, group: int, axes: int) -> None:
+    sizes = (9, 7, 6)[:axes]
+    b = Builder(["N", 4, *sizes], seed=group)
+    kernel, outputs = (3, 2, 3)[:axes], 8
+    attributes: dict[str, object] = {"strides": (2, 1, 2)[:axes], "pads": [1] * (2 * axes), "group": group}
+    if kind == "ConvTranspose":
+        attributes |= {"output_padding": (1, 0, 0)[:axes], "dilations": (1, 2, 1)[:axes]}
+    shape = (outputs, 4 // group, *kernel) if kind == "Conv" else (4, outputs // group, *kernel)
+    weight, bias = b.weight(*shape), b.weight(outputs)
+    model = load_model(b.finish(b.add(kind, "x", weight, bias, **attributes)))
+    x = b.random.normal(size=(3, 4, *sizes)).astype(np.float32)
+    y = Session(model.proto).run({"x": x})["y"]
+    layout = layout_of(model.nodes[0], shape)
+    assert not isinstance(layout, str)
+    assert layout.groups == group
+    matrix = layout.matrix(model.array(weight)).reshape(-1, group, outputs // group).swapaxes(0, 1)
+    features = with_ones(layout.rows(x), group)[:, :, :-1]
+    product = (features @ matrix).swapaxes(0, 1).reshape(-1, outputs) + model.array(bias)
+    assert np.allclose(product, layout.targets(y), atol=1e-5)
+    assert layout.count(x) == len(product)
+    assert np.array_equal(layout.weight(layout.matrix(model.array(weight)), model.array(weight)), model.array(weight))
+
+
+def test_moments_are_exact_sums_by_group() -> None:
     generator = np.random.default_rng(0)
-    features, targets = generator.normal(size=(50, 4)), generator.normal(size=(50, 2))
-    whole = accumulate_gram([(features, targets)])
-    parts = accumulate_gram([(features[i : i + 7], targets[i : i + 7]) for i in range(0, 50, 7)])
-    ones = np.c_[features, np.ones(50)]
-    for gram in (whole, parts):
-        assert np.allclose(gram.features, ones.T @ ones)
-        assert np.allclose(gram.cross, ones.T @ targets)
-        assert gram.rows == 50
-    matrix = generator.normal(size=(5, 2))
-    assert np.isclose(whole.error(matrix), ((ones @ matrix - targets) ** 2).sum() / 50)
-    with pytest.raises(ValueError, match="no samples"):
-        accumulate_gram([])
+    rows, targets = (generator.normal(size=(9000, width)).astype(np.float32) for width in (6, 4))
+    left = with_ones(rows, 2)
+    right = targets.reshape(9000, 2, 2).swapaxes(0, 1)
+    for group in range(2):
+        x = np.c_[rows[:, 3 * group : 3 * group + 3], np.ones(9000)].astype(np.float64)
+        assert np.allclose(moments(left)[group], x.T @ x, rtol=1e-12)
+        assert np.allclose(moments(left, right)[group], x.T @ targets[:, 2 * group : 2 * group + 2], rtol=1e-12)
 
 
 def test_rows_are_drawn_once_each_and_repeatably() -> None:

@@ -32,7 +32,7 @@ def layer(seed: int, rows: int = 60) -> tuple[LayerState, FloatArray, FloatArray
     x = np.hstack([generator.normal(size=(rows, width)) @ generator.normal(size=(width, width)), np.ones((rows, 1))])
     weights = np.vstack([generator.normal(size=(width, OUTPUTS)), np.zeros(OUTPUTS)])
     unit_of = np.repeat(np.arange(UNITS), SIZE)
-    return LayerState(Reader("x", None, weights, unit_of), x.T @ x), x, weights  # type: ignore[arg-type]
+    return LayerState(Reader(0, "x", None, weights, unit_of, np.full(OUTPUTS, -1)), x.T @ x), x, weights  # type: ignore[arg-type]
 
 
 def refit_error(state: LayerState, weights: FloatArray, gone: set[int]) -> float:
@@ -51,7 +51,7 @@ def refit_error(state: LayerState, weights: FloatArray, gone: set[int]) -> float
 def test_costs_and_gains_are_those_of_a_refit(seed: int, gone: set[int]) -> None:
     state, _, weights = layer(seed)
     for unit in sorted(gone):
-        state.remove(unit)
+        state.remove([unit])
     before = refit_error(state, weights, gone)
     here = [unit for unit in range(UNITS) if unit not in gone]
     np.testing.assert_allclose(
@@ -65,9 +65,9 @@ def test_costs_and_gains_are_those_of_a_refit(seed: int, gone: set[int]) -> None
 
 def test_a_unit_comes_back_as_it_went() -> None:
     state, _, _ = layer(7)
-    state.remove(3)
+    state.remove([3])
     inverse, weights = state.inverse.copy(), state.weights.copy()
-    state.remove(1)
+    state.remove([1])
     assert not state.inverse[2:4].any()
     assert not state.weights[2:4].any()
     state.restore(1)
@@ -100,10 +100,10 @@ def test_a_copy_of_a_channel_goes_first() -> None:
 
 def subset_error(context: ImportanceContext, kept: npt.NDArray[np.bool_]) -> float:
     """Return the error of the layer behind a single group, refit on its features in numpy."""
-    from oamip_onnx.importance.reconstruction import _find_readers, _gathered
+    from oamip_onnx.importance.readers import find_readers, gather_moments
 
-    readers, _ = _find_readers(context)
-    (moments,) = _gathered(context, readers)
+    readers, _ = find_readers(context)
+    (moments,) = gather_moments(context, readers)
     state = LayerState(readers[0], moments)
     return refit_error(state, readers[0].matrix, set(np.flatnonzero(~kept).tolist()))
 
@@ -175,16 +175,33 @@ def test_auto_is_oamip_where_a_refit_says_nothing(work: Path) -> None:
 
 
 def test_layers_that_are_too_wide_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("oamip_onnx.importance.reconstruction")
+    module = importlib.import_module("oamip_onnx.importance.readers")
     context = context_of(analysed(GRAPHS["residual"]()))
-    monkeypatch.setattr(module, "_LARGEST_READER", 60)
+    monkeypatch.setattr(module, "LARGEST_READER", 60)
     found = score("reconstruction", context)
-    assert any("more than 60 features" in note for note in found.notes)
+    assert any("do not count in the reconstruction error" in note for note in found.notes)
     assert np.isfinite(found.values).all()
 
 
+def test_errors_of_outputs_that_go_do_not_count() -> None:
+    """Units 0-3 carry the output; the others only reach hidden units that the layer behind does not read."""
+    b = Builder(["N", 6], seed=3)
+    first = b.add("Relu", b.gemm("x", 6, 8))
+    weights = np.zeros((6, 8), np.float32)
+    weights[:3, :4] = 0.3 * b.random.normal(size=(3, 4))
+    weights[3:, 4:] = 9 * b.random.normal(size=(3, 4))
+    second = b.add("Relu", b.add("Gemm", first, b.constant(weights), b.weight(6, scale=0.5), transB=1))
+    last = np.zeros((4, 6), np.float32)
+    last[:, :3] = b.random.normal(size=(4, 3))
+    context = context_of(analysed(b.finish(b.add("Gemm", second, b.constant(last), transB=1))), count=300, share=0.5)
+    found = score("reconstruction", context)
+    kept = select_units(context.analysis, context.widths or (), found.values)
+    assert np.flatnonzero(kept[:8]).tolist() == [0, 1, 2, 3]
+    assert np.flatnonzero(kept[8:]).tolist() == [0, 1, 2]
+
+
 def test_passes_over_the_samples_do_not_change_the_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("oamip_onnx.importance.reconstruction")
+    module = importlib.import_module("oamip_onnx.importance.readers")
     context = context_of(analysed(GRAPHS["concat_branches"]()))
     at_once = score("reconstruction", context).values
     monkeypatch.setattr(module, "_PASS_BYTES", 1)

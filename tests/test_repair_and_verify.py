@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from graphs import GRAPHS, Builder
+from graphs import GRAPHS, Builder, image
 from onnx import numpy_helper
 from oracle import Analysed, analysed, feeds_for, random_kept
 
@@ -13,6 +13,7 @@ from oamip_onnx.calibration import Samples
 from oamip_onnx.channels import BoolArray
 from oamip_onnx.errors import VerificationError
 from oamip_onnx.repair import REPAIRS, RepairContext, repair_bias, repair_least_squares, with_biases
+from oamip_onnx.repair.fits import find_fits
 from oamip_onnx.runtime import RuntimeOptions, Session
 from oamip_onnx.surgery import cut
 from oamip_onnx.verify import (
@@ -106,10 +107,92 @@ def test_shared_weights_are_left_alone_and_said() -> None:
     assert any("share its weight or bias" in step.skipped for step in repaired.steps)
 
 
-def test_grouped_convolutions_are_left_alone_and_said() -> None:
-    found = analysed(GRAPHS["conv_grouped"]())
-    repaired = repair_least_squares(context_of(found, random_kept(found.analysis, 0)))
-    assert any("grouped convolution" in step.skipped for step in repaired.steps)
+def test_a_sum_is_refit_as_one_and_makes_up_for_what_is_added() -> None:
+    """Both convolutions of a sum read the same pruned tensor; each alone could not restore it."""
+    b = image(seed=5)
+    hidden = b.add("Relu", b.conv("x", 3, 8))
+    total = b.add("Add", b.conv(hidden, 8, 6), b.conv(hidden, 8, 6, 1))
+    found = analysed(b.finish(b.gemm(b.add("Flatten", b.add("Relu", total)), 6 * 64, 5)))
+    kept = np.ones(found.analysis.unit_count, dtype=np.bool_)
+    kept[[1, 4, 6]] = False
+    repaired = repair_least_squares(context_of(found, kept))
+    assert [step.node for step in repaired.steps][:1] == [found.model.node_name(3)]
+    assert len(repaired.steps) == 2  # the sum, and what reads it
+
+
+def test_a_residual_branch_makes_up_for_the_stream() -> None:
+    b = image(seed=6)
+    stream = b.add("Relu", b.conv("x", 3, 8))
+    inner = b.add("Relu", b.conv(stream, 8, 8))
+    total = b.add("Add", b.conv(inner, 8, 8), stream)
+    found = analysed(b.finish(b.gemm(b.add("Flatten", total), 8 * 64, 5)))
+    context = context_of(found, random_kept(found.analysis, 1, 0.6))
+    fits, _ = find_fits(context)
+    rest = {fit.rest for fit in fits}
+    assert stream in rest
+    assert total in {fit.target for fit in fits}
+
+
+def test_only_what_the_activation_lets_through_counts() -> None:
+    """Far below zero the original's values do not matter: nearer targets leave a smaller error behind the ReLU."""
+    b = Builder(["N", 8], seed=11)
+    hidden = b.add("Relu", b.gemm("x", 8, 24))
+    found = analysed(b.finish(b.add("Relu", b.gemm(hidden, 24, 12))))
+    kept = random_kept(found.analysis, 2, 0.5)
+    context = context_of(found, kept, 2000)
+    fits, _ = find_fits(context)
+    assert [fit.bounds is not None for fit in fits] == [True]
+    fresh = Samples(feeds_for(found.model, 8, 500))
+    with_activation = repair_least_squares(context)
+    blind = [replace(fit, bounds=None) for fit in fits]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("oamip_onnx.repair.refit.find_fits", lambda _: (blind, []))
+        without = repair_least_squares(context)
+    first, second = (
+        measure_drift(found.model.proto, repaired.proto, "y", fresh, OPTIONS).sqnr_db
+        for repaired in (with_activation, without)
+    )
+    assert first > second + 0.2
+
+
+def test_a_product_takes_its_bias_from_the_add_behind_it() -> None:
+    b = Builder(["N", 5, 8], seed=2)
+    hidden = b.add("Relu", b.add("MatMul", "x", b.weight(8, 16)))
+    out = b.add("Add", b.add("MatMul", hidden, b.weight(16, 6)), b.constant(np.arange(6, dtype=np.float32)))
+    found = analysed(b.finish(out))
+    repaired = repair_bias(context_of(found, random_kept(found.analysis, 0)))
+    (add,) = (node for node in found.model.nodes if node.op_type == "Add")
+    assert list(repaired.updates) == [next(name for name in add.input if found.model.is_constant(name))]
+
+
+@pytest.mark.parametrize("name", ["conv_grouped", "conv_transpose", "conv_transpose_3d", "conv_transpose_grouped"])
+def test_grouped_and_transposed_convolutions_are_refit(name: str) -> None:
+    found = analysed(GRAPHS[name]())
+    context = context_of(found, random_kept(found.analysis, 0, 0.6))
+    repaired = repair_least_squares(context)
+    assert all(not step.skipped for step in repaired.steps)
+    fresh = Samples(feeds_for(found.model, 8, 100))
+    before = measure_drift(found.model.proto, context.cut, "y", fresh, OPTIONS).sqnr_db
+    assert measure_drift(found.model.proto, repaired.proto, "y", fresh, OPTIONS).sqnr_db > before + 1
+
+
+def test_a_memory_limit_that_is_too_small_is_said() -> None:
+    found = analysed(GRAPHS["residual"]())
+    context = replace(context_of(found, random_kept(found.analysis, 0)), memory_bytes=2000)
+    repaired = repair_least_squares(context)
+    assert not repaired.updates
+    for step in repaired.steps:
+        assert "features need" in step.skipped
+        assert "--set memory_limit=" in step.skipped
+
+
+def test_a_small_memory_limit_reads_fewer_rows_and_more_passes() -> None:
+    found = analysed(GRAPHS["residual"]())
+    context = context_of(found, random_kept(found.analysis, 0, 0.6))
+    repaired = repair_least_squares(replace(context, memory_bytes=900_000))
+    fresh = Samples(feeds_for(found.model, 8, 100))
+    before = measure_drift(found.model.proto, context.cut, "y", fresh, OPTIONS).sqnr_db
+    assert measure_drift(found.model.proto, repaired.proto, "y", fresh, OPTIONS).sqnr_db > before + 1
 
 
 def test_wrong_cut_is_found() -> None:

@@ -1,76 +1,64 @@
-"""Gram matrices of a contraction's features, accumulated in a stream.
+"""Second moments of a contraction's features, accumulated in double precision.
 
 With features X (one row an output position, a column of ones behind the others) and targets Y, a least-squares refit
-needs only XᵀX, XᵀY and the diagonal of YᵀY. Rows beyond a budget are subsampled evenly over the samples.
+needs only XᵀX and XᵀY. A grouped convolution has one pair of them for each of its groups.
 """
-
-from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from oamip_onnx.model import Array
+
 FloatArray = npt.NDArray[np.float64]
 
-
-@dataclass(frozen=True)
-class Gram:
-    """Second moments of features and targets.
-
-    Attributes
-    ----------
-    features
-        XᵀX, shape (features + 1, features + 1), float64; the last row and column belong to the ones.
-    cross
-        XᵀY, shape (features + 1, outputs), float64.
-    energy
-        Σ Y² per output, shape (outputs,), float64.
-    rows
-        Number of rows summed.
-    """
-
-    features: FloatArray
-    cross: FloatArray
-    energy: FloatArray
-    rows: int
-
-    def __add__(self, other: "Gram") -> "Gram":
-        return Gram(
-            self.features + other.features,
-            self.cross + other.cross,
-            self.energy + other.energy,
-            self.rows + other.rows,
-        )
-
-    def error(self, matrix: FloatArray) -> float:
-        """Return ‖X·matrix − Y‖² per row, for a matrix of shape (features + 1, outputs)."""
-        squares = np.einsum("fo,fg,go->o", matrix, self.features, matrix, optimize=True)
-        total = squares - 2 * (matrix * self.cross).sum(axis=0) + self.energy
-        return float(max(total.sum(), 0.0) / max(self.rows, 1))
+# Rows that are converted to double precision at a time.
+_CHUNK_ROWS = 4096
 
 
-def accumulate_gram(pairs: Iterable[tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]]) -> Gram:
-    """Return the Gram matrices over batches of (feature rows, target rows).
+def with_ones(rows: Array, groups: int = 1) -> npt.NDArray[np.float32]:
+    """Return feature rows by group with a column of ones behind them.
 
     Parameters
     ----------
-    pairs
-        Batches; features of shape (rows, features), targets of shape (rows, outputs).
+    rows
+        Shape (rows, groups · features), the features of one group side by side.
+    groups
+        Number of groups.
 
-    Raises
-    ------
-    ValueError
-        If there is no batch.
+    Returns
+    -------
+    array
+        Shape (groups, rows, features + 1), float32.
     """
-    total: Gram | None = None
-    for features, targets in pairs:
-        x = np.empty((len(features), features.shape[1] + 1), dtype=np.float64)
-        x[:, :-1], x[:, -1] = features, 1.0
-        y = targets.astype(np.float64)
-        part = Gram(x.T @ x, x.T @ y, (y * y).sum(axis=0), len(features))
-        total = part if total is None else total + part
-    if total is None:
-        raise ValueError("There are no samples to accumulate.")
+    count, width = len(rows), rows.shape[1] // groups
+    result = np.ones((groups, count, width + 1), dtype=np.float32)
+    result[:, :, :-1] = rows.reshape(count, groups, width).swapaxes(0, 1)
+    return result
+
+
+def moments(left: Array, right: Array | None = None) -> FloatArray:
+    """Return leftᵀ·right of every group, the products of each few thousand rows summed in double precision.
+
+    Parameters
+    ----------
+    left
+        Shape (groups, rows, m).
+    right
+        Shape (groups, rows, n); `left` itself by default.
+
+    Returns
+    -------
+    array
+        Shape (groups, m, n), float64.
+    """
+    other = left if right is None else right
+    total = np.zeros((left.shape[0], left.shape[2], other.shape[2]))
+    for start in range(0, left.shape[1], _CHUNK_ROWS):
+        part = slice(start, start + _CHUNK_ROWS)
+        for group in range(len(left)):
+            # NumPy computes a matrix with its own transpose in half the time.
+            a = left[group, part].astype(np.float64)
+            total[group] += a.T @ (a if right is None else right[group, part].astype(np.float64))
     return total
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve
 
-from oamip_onnx.calibration import ConvolutionLayout, ProductLayout
+from oamip_onnx.calibration import Layout
 from oamip_onnx.channels import ChannelGroup
 
 FloatArray = npt.NDArray[np.float64]
@@ -40,6 +40,8 @@ class Reader:
 
     Attributes
     ----------
+    node
+        Position of its node in the graph.
     tensor
         What it reads.
     layout
@@ -48,12 +50,16 @@ class Reader:
         Its weight, shape (features + 1, outputs); zeros behind, for the bias, which no removal touches.
     unit_of
         The unit of each feature, FIXED where it never goes; shape (features,).
+    outputs
+        The unit that each output is, FIXED where it is none; shape (outputs,).
     """
 
+    node: int
     tensor: str
-    layout: ConvolutionLayout | ProductLayout
+    layout: Layout
     matrix: FloatArray
     unit_of: IntArray
+    outputs: IntArray
 
 
 class LayerState:
@@ -65,11 +71,15 @@ class LayerState:
         The layer.
     moments
         XᵀX, shape (features + 1, features + 1).
+    directions
+        Matrix T that errors are multiplied by before their squares are summed, shape (outputs, directions); the
+        identity by default.
     """
 
-    def __init__(self, reader: Reader, moments: FloatArray) -> None:
+    def __init__(self, reader: Reader, moments: FloatArray, directions: FloatArray | None = None) -> None:
+        self.reader = reader
         self.unit_of = reader.unit_of
-        self.original = reader.matrix
+        self.original = reader.matrix if directions is None else reader.matrix @ directions
         self.weights = self.original.copy()
         raw = float(np.vdot(self.original, moments @ self.original))
         means = moments[-1] @ self.original
@@ -115,9 +125,9 @@ class LayerState:
         rises = np.einsum("uko,uko->u", weights, np.linalg.solve(blocks, weights))
         return np.asarray(rises / self.energy, np.float64)
 
-    def remove(self, unit: int) -> None:
-        """Take a unit away by equation 2."""
-        rows = self.features_of([unit]).ravel()
+    def remove(self, units: Sequence[int]) -> None:
+        """Take units away by equation 2."""
+        rows = np.flatnonzero(np.isin(self.unit_of, units))
         columns = self.inverse[:, rows]
         solved = np.linalg.solve(columns[rows], np.hstack([columns.T, self.weights[rows]]))
         self.weights -= columns @ solved[:, len(self.inverse) :]
@@ -125,6 +135,16 @@ class LayerState:
         self.weights[rows] = 0.0
         self.inverse[rows] = 0.0
         self.inverse[:, rows] = 0.0
+
+    @property
+    def error(self) -> float:
+        """The squared error so far, relative to the energy of the outputs."""
+        missing = self.original - self.weights
+        return float(np.vdot(missing, self.moments @ missing)) / self.energy
+
+    def refit(self) -> FloatArray:
+        """Return the weights of all outputs refit without what went, zero there, shape (features + 1, outputs)."""
+        return self.inverse @ (self.moments @ self.reader.matrix)
 
     def gains(self, units: Sequence[int]) -> FloatArray:
         """Return by how much the error falls when units that are gone come back, each alone, shape (units,)."""
