@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import analysed, check_removal_equals_masking
 
-from oamip_onnx.budget import Target, costs_of, parse_target, plan_widths, uniform_widths
+from oamip_onnx.budget import costs_of, parse_target, plan_widths, uniform_widths
+from oamip_onnx.budget.target import Limit
+from oamip_onnx.budget.widths import first_units
 from oamip_onnx.channels import ChannelGroup, select_units
 from oamip_onnx.errors import TargetError, UsageError
 from oamip_onnx.model import bind_inputs, count_costs, infer_shapes, load_model
@@ -16,14 +18,34 @@ from oamip_onnx.model import bind_inputs, count_costs, infer_shapes, load_model
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0.5", "has no value"),
+        ("0.5", "'0.5' has no value"),
         ("ratoi=0.5", "'ratoi' is unknown; did you mean 'ratio'"),
         ("ratio=half", "needs a number"),
-        ("ratio=1", "out of range"),
+        ("macs=", "needs a number"),
+        ("ratio=1", "out of range; it must hold 0 ≤ ratio < 1"),
         ("ratio=-0.1", "out of range"),
         ("ratio=nan", "out of range"),
+        ("ratio=50%", "unknown unit '%'; ratio has none"),
         ("macs=0", "out of range"),
-        ("params=1.5", "out of range"),
+        ("macs=0M", "out of range"),
+        ("macs=-5M", "out of range"),
+        ("macs=inf", "out of range"),
+        ("macs=1e400M", "out of range"),
+        ("params=1.5", "out of range.*the share left.*such as params=1.5M"),
+        ("params=2.0", "out of range"),
+        ("macs=5m", "unknown unit 'm'; known: k, M, G, T"),
+        ("latency=8", "out of range.*a time such as latency=8ms"),
+        ("latency=8min", "unknown unit 'min'.*known: us, ms, s"),
+        ("size=4000000", "out of range.*a size such as size=4MB"),
+        ("size=4mb", "unknown unit 'mb'.*known: B, KB, MB, GB, KiB, MiB, GiB"),
+        ("max-drop=1", "out of range; it must hold 0 ≤ max-drop < 1"),
+        ("max_drop=0.1", "did you mean 'max-drop'"),
+        ("ratio=0.5,macs=0.5", "combines ratio with others; ratio, threshold and max-drop stand alone"),
+        ("macs=0.5,max-drop=0.01", "combines max-drop with others"),
+        ("threshold=auto,macs=0.5", "combines threshold with others"),
+        ("macs=0.5,macs=200M", "limits macs twice"),
+        ("macs=0.5,", "'macs=0.5,' has an empty part"),
+        ("macs=0.5,latency", "'latency' has no value"),
     ],
 )
 def test_wrong_targets(text: str, message: str) -> None:
@@ -31,9 +53,82 @@ def test_wrong_targets(text: str, message: str) -> None:
         parse_target(text)
 
 
-def test_target_reads_and_writes() -> None:
-    assert parse_target("macs=0.25") == Target("macs", 0.25)
-    assert str(parse_target("ratio=0.5")) == "ratio=0.5"
+@pytest.mark.parametrize(
+    ("text", "kind", "value", "is_share"),
+    [
+        ("ratio=0.5", "ratio", 0.5, False),
+        ("threshold=0.2", "threshold", 0.2, False),
+        ("max-drop=0", "max-drop", 0.0, False),
+        ("max-drop=0.01", "max-drop", 0.01, False),
+        ("macs=0.25", "macs", 0.25, True),
+        ("macs=1", "macs", 1.0, True),
+        ("macs=1k", "macs", 1e3, False),
+        ("macs=250M", "macs", 250e6, False),
+        ("macs=1.2G", "macs", 1.2e9, False),
+        ("macs=300000000", "macs", 3e8, False),
+        ("params=1.5M", "params", 1.5e6, False),
+        ("latency=0.5", "latency", 0.5, True),
+        ("latency=8ms", "latency", 8.0, False),
+        ("latency=500us", "latency", 0.5, False),
+        ("latency=0.01s", "latency", 10.0, False),
+        ("size=0.3", "size", 0.3, True),
+        ("size=100B", "size", 100.0, False),
+        ("size=4KB", "size", 4e3, False),
+        ("size=4MB", "size", 4e6, False),
+        ("size=1.005GB", "size", 1.005e9, False),
+        ("size=4KiB", "size", 4096.0, False),
+        ("size=4MiB", "size", 4.0 * 2**20, False),
+        ("size=2GiB", "size", 2.0**31, False),
+    ],
+)
+def test_target_reads_and_writes(text: str, kind: str, value: float, is_share: bool) -> None:  # noqa: FBT001
+    target = parse_target(text)
+    (limit,) = target.limits
+    assert (limit.kind, limit.value, limit.is_share) == (kind, value, is_share)
+    assert (target.kind, target.value) == (kind, value)
+    assert str(target) == text
+
+
+def test_the_papers_threshold_has_no_number() -> None:
+    target = parse_target("threshold=auto")
+    assert target.kind == "threshold"
+    assert np.isnan(target.value)
+    assert str(target) == "threshold=auto"
+
+
+def test_spaces_around_the_parts_of_a_target_are_no_matter() -> None:
+    assert parse_target(" macs = 0.5 , latency = 8 ms ") == parse_target("macs=0.5,latency=8ms")
+
+
+def test_a_target_of_several_limits() -> None:
+    target = parse_target("macs=0.5,latency=8ms,size=4MiB")
+    assert target.limits == (Limit("macs", 0.5, is_share=True), Limit("latency", 8.0, unit="ms"), *target.limits[2:])
+    assert str(target.limits[2]) == "size=4MiB"
+    assert str(target) == "macs=0.5,latency=8ms,size=4MiB"
+    assert target.kind == "several"
+    assert np.isnan(target.value)
+
+
+def test_a_share_of_a_count_is_exact() -> None:
+    # The product of the floats is less than 29.
+    assert parse_target("macs=0.29").limits[0].absolute(100) == 29
+    assert parse_target("macs=250M").limits[0].absolute(10**9) == 250 * 10**6
+
+
+@pytest.mark.parametrize(
+    ("text", "cost", "shown"),
+    [
+        ("macs=0.5", 3e8, "0.300"),
+        ("macs=250M", 251_234_567.0, "251.3M"),
+        ("macs=250M", 1_234_567_890.0, "1235M"),
+        ("params=1000", 1234.0, "1234"),
+        ("latency=8ms", 8.5, "8.500ms"),
+        ("size=4KiB", 5000.0, "4.883KiB"),
+        ("size=4MB", 0.0, "0MB"),
+    ],
+)
+def test_costs_are_written_in_the_unit_of_the_limit(text: str, cost: float, shown: str) -> None:
+    assert parse_target(text).limits[0].shown(cost, 1e9) == shown
 
 
 def _group(width: int, blocks: int = 1) -> ChannelGroup:
@@ -68,7 +163,7 @@ def test_widths_respect_limits(per_block: int, blocks: int, ratio: float, round_
 @pytest.mark.parametrize("kind", ["macs", "params"])
 def test_cost_targets_are_met_by_the_real_model(kind: str) -> None:
     found = analysed(GRAPHS["residual"]())
-    widths = plan_widths(found.model, found.analysis, Target(kind, 0.5))
+    widths = plan_widths(found.model, found.analysis, parse_target(f"{kind}=0.5"))
     kept = select_units(found.analysis, widths, np.arange(found.analysis.unit_count, dtype=np.float64))
     narrow = load_model(check_removal_equals_masking(found, kept))
     after = count_costs(narrow, infer_shapes(narrow, bind_inputs(narrow)))
@@ -82,7 +177,48 @@ def test_cost_targets_are_met_by_the_real_model(kind: str) -> None:
 def test_unreachable_target_names_the_smallest() -> None:
     found = analysed(GRAPHS["residual"]())
     with pytest.raises(TargetError, match=r"macs=0\.001 cannot be reached; the smallest possible is 0\.\d+"):
-        plan_widths(found.model, found.analysis, Target("macs", 0.001))
+        plan_widths(found.model, found.analysis, parse_target("macs=0.001"))
+
+
+def test_limits_in_operations_are_those_in_shares() -> None:
+    found = analysed(GRAPHS["residual"]())
+    full = count_costs(found.model, found.analysis.types)
+    for kind, whole in (("macs", full.macs), ("params", full.parameters)):
+        share = plan_widths(found.model, found.analysis, parse_target(f"{kind}=0.5"))
+        assert plan_widths(found.model, found.analysis, parse_target(f"{kind}={whole // 2}")) == share
+
+
+@pytest.mark.parametrize(("macs", "params"), [(0.3, 0.9), (0.9, 0.3), (0.6, 0.6)])
+def test_several_limits_are_all_met_and_no_narrower_than_the_tighter_asks(macs: float, params: float) -> None:
+    found = analysed(GRAPHS["residual"]())
+    both, *alone = (
+        plan_widths(found.model, found.analysis, parse_target(text))
+        for text in (f"macs={macs},params={params}", f"macs={macs}", f"params={params}")
+    )
+    assert both == min(alone)
+    after, full = (
+        costs_of(found.model, found.analysis, first_units(found.analysis, widths))
+        for widths in (both, tuple(group.width for group in found.analysis.groups))
+    )
+    assert after.macs <= macs * full.macs
+    assert after.parameters <= params * full.parameters
+
+
+def test_unreachable_limits_name_the_smallest_in_the_users_unit() -> None:
+    found = analysed(GRAPHS["residual"]())
+    narrowest = uniform_widths(found.analysis.groups, 0.999)
+    least = costs_of(found.model, found.analysis, first_units(found.analysis, narrowest)).macs
+    with pytest.raises(TargetError, match=rf"target macs=2 cannot be reached; the smallest possible is {least}\."):
+        plan_widths(found.model, found.analysis, parse_target("params=0.9,macs=2"))
+    with pytest.raises(TargetError, match=r"target macs=0\.002k cannot be.* is \d\.\d{3}k, and --round-to 1 reaches"):
+        plan_widths(found.model, found.analysis, parse_target("macs=0.002k"), round_to=2)
+
+
+@pytest.mark.parametrize("text", ["latency=0.5", "macs=0.5,size=1MB", "max-drop=0.01"])
+def test_targets_without_a_plan_are_said(text: str) -> None:
+    found = analysed(GRAPHS["residual"]())
+    with pytest.raises(UsageError, match=r"No widths are planned for the target .* give ratio=, macs= or params="):
+        plan_widths(found.model, found.analysis, parse_target(text))
 
 
 def test_selection_takes_the_highest_of_each_block() -> None:

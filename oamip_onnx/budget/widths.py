@@ -8,8 +8,8 @@ import numpy.typing as npt
 from oamip_onnx.budget.costs import costs_of
 from oamip_onnx.budget.target import Target
 from oamip_onnx.channels import BoolArray, ChannelAnalysis, ChannelGroup
-from oamip_onnx.errors import TargetError
-from oamip_onnx.model import Model
+from oamip_onnx.errors import TargetError, UsageError
+from oamip_onnx.model import Costs, Model
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -20,6 +20,9 @@ _FEWEST_ALIGNMENTS = 2
 _NOTHING = 0.5
 
 _BISECTIONS = 30
+
+# The costs that widths are planned for.
+_PLANNED = ("macs", "params")
 
 
 def uniform_widths(groups: Sequence[ChannelGroup], ratio: float, round_to: int = 1) -> tuple[int, ...]:
@@ -56,14 +59,14 @@ def _width(group: ChannelGroup, ratio: float, round_to: int) -> int:
 def plan_widths(
     model: Model, analysis: ChannelAnalysis, target: Target, round_to: int = 1, original: Model | None = None
 ) -> tuple[int, ...]:
-    """Return the kept width of each group that meets a target, the same ratio for every group.
+    """Return the kept width of each group that meets a target, by the smallest ratio for every group that does.
 
     Parameters
     ----------
     model, analysis
         What is cut, and its channels.
     target
-        What to shrink to.
+        What to shrink to: a ratio, or limits of MACs and parameters, which are all met.
     round_to
         Alignment of the widths.
     original
@@ -72,31 +75,47 @@ def plan_widths(
     Raises
     ------
     TargetError
-        If even the narrowest model is above the target; the message says what can be reached.
+        If even the narrowest model is above a limit; the message says what can be reached.
+    UsageError
+        If the target has a limit of another kind.
     """
     if target.kind == "ratio":
         return uniform_widths(analysis.groups, target.value, round_to)
 
-    whole = costs_of(original or model, analysis, np.ones(analysis.unit_count, dtype=np.bool_))
+    unplanned = [limit for limit in target.limits if limit.kind not in _PLANNED]
+    if unplanned:
+        raise UsageError(
+            f"No widths are planned for the target {unplanned[0]} yet; give ratio=, macs= or params= instead."
+        )
 
-    def share(ratio: float) -> float:
+    def costs(ratio: float) -> dict[str, int]:
         kept = first_units(analysis, uniform_widths(analysis.groups, ratio, round_to))
-        costs = costs_of(model, analysis, kept)
-        if target.kind == "macs":
-            return costs.macs / max(whole.macs, 1)
-        return costs.parameters / max(whole.parameters, 1)
+        return _by_kind(costs_of(model, analysis, kept))
 
-    smallest = share(1 - 1e-9)
-    if smallest > target.value:
-        finer = ", and --round-to 1 reaches below it" if round_to > 1 else ""
-        raise TargetError(f"The target {target} cannot be reached; the smallest possible is {smallest:.3f}{finer}.")
+    whole = _by_kind(costs_of(original or model, analysis, np.ones(analysis.unit_count, dtype=np.bool_)))
+    most = {limit.kind: limit.absolute(whole[limit.kind]) for limit in target.limits}
+
+    def meets(ratio: float) -> bool:
+        found = costs(ratio)
+        return all(found[kind] <= value for kind, value in most.items())
+
     low, high = 0.0, 1 - 1e-9
-    if share(low) <= target.value:
+    smallest = costs(high)
+    for limit in target.limits:
+        if smallest[limit.kind] > most[limit.kind]:
+            least = limit.shown(smallest[limit.kind], whole[limit.kind])
+            finer = ", and --round-to 1 reaches below it" if round_to > 1 else ""
+            raise TargetError(f"The target {limit} cannot be reached; the smallest possible is {least}{finer}.")
+    if meets(low):
         return uniform_widths(analysis.groups, low, round_to)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        low, high = (low, middle) if share(middle) <= target.value else (middle, high)
+        low, high = (low, middle) if meets(middle) else (middle, high)
     return uniform_widths(analysis.groups, high, round_to)
+
+
+def _by_kind(costs: Costs) -> dict[str, int]:
+    return {"macs": costs.macs, "params": costs.parameters}
 
 
 def widths_above(

@@ -119,11 +119,12 @@ def _rounding_note(before: ModelRecord, after: ModelRecord, config: PruneConfig)
     if config.lossless or config.round_to == 1 or target.kind not in {"macs", "params"}:
         return []
     macs = target.kind == "macs"
-    left = after.macs / max(before.macs, 1) if macs else after.parameters / max(before.parameters, 1)
-    if left > target.value - _ROUNDED_AWAY:
+    whole = max(before.macs if macs else before.parameters, 1)
+    left, allowed = (after.macs if macs else after.parameters) / whole, target.limits[0].absolute(whole) / whole
+    if left > min(allowed, 1.0) - _ROUNDED_AWAY:
         return []
     widths = f"Widths in multiples of {config.round_to} leave {left:.1%} of the {'MACs' if macs else 'parameters'}"
-    return [f"{widths} where {target} allows {target.value:.1%}; a smaller --round-to comes closer."]
+    return [f"{widths} where {target} allows {allowed:.1%}; a smaller --round-to comes closer."]
 
 
 def _original_record(model: Model, types: Mapping[str, TensorType], findings: Findings) -> ModelRecord:
