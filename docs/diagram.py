@@ -12,6 +12,7 @@ BANDS: tuple[tuple[tuple[str, str], ...], ...] = (
     (("preparation", "model, samples, channels"),),
     (
         ("importance", "OAMIP and others"),
+        ("budget", "targets, widths"),
         ("certify", "what holds over a box"),
         ("verify", "masked oracle, file, drift"),
     ),
@@ -20,7 +21,6 @@ BANDS: tuple[tuple[tuple[str, str], ...], ...] = (
         ("masking", "what removed means"),
         ("formulation", "the programs"),
         ("surgery", "graphsurgeon"),
-        ("budget", "widths"),
         ("config", "settings"),
     ),
     (

@@ -131,8 +131,11 @@ class MaskedSuffixes:
         return found
 
     def _suffix(self, part: _Part, values: Mapping[str, Array]) -> onnx.ModelProto:
-        proto = with_outputs(self._proto, [self._output])
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self._proto)
         graph = proto.graph
+        del graph.output[:]
+        graph.output.append(onnx.ValueInfoProto(name=self._output))
         nodes = [graph.node[index] for index in [*sorted(self._head), *part.nodes]]
         replace_nodes(graph, nodes)
         for index in reversed(range(len(graph.input))):

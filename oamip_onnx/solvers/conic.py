@@ -194,7 +194,7 @@ def _bound(raw: Any, value: float) -> float | None:
     """Return the dual objective in the problem's own units, from what CLARABEL or SCS returned; else None."""
     if hasattr(raw, "obj_val_dual"):
         primal, dual = raw.obj_val, raw.obj_val_dual
-    elif isinstance(raw, dict) and "dobj" in raw.get("info", {}):
+    elif isinstance(raw, dict) and isinstance(raw.get("info"), dict) and "dobj" in raw["info"]:
         primal, dual = raw["info"]["pobj"], raw["info"]["dobj"]
     else:
         return None
