@@ -55,18 +55,6 @@ class Elimination:
             values[stay] = 0.5 + 0.5 * costs / max(float(costs.max()), np.finfo(np.float64).tiny)
         return values
 
-    def curve(self, widths: Sequence[int]) -> Iterator[tuple[int, float]]:
-        """Yield descending widths with the relative error there, summed over the layers; no exchanges take place."""
-        there = np.ones(self._group.width, dtype=np.bool_)
-        for width in widths:
-            quota = width // self._group.block_count
-            while (left := int(there.sum()) - width) > 0:
-                gone = self._next(there, quota, max(int(there.sum()) // _STEPS, 1) if left > 1 else 1)
-                gone = gone[:left]
-                there[gone] = False
-                self._remove(gone)
-            yield width, float(sum(state.error for state in self._states))
-
     def _next(self, there: BoolArray, quota: int, count: int) -> list[int]:
         """Return the units that go next, the cheapest ones."""
         units = self._removable(there, quota)

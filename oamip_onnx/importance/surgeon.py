@@ -77,7 +77,6 @@ class LayerState:
     """
 
     def __init__(self, reader: Reader, moments: FloatArray, directions: FloatArray | None = None) -> None:
-        self.reader = reader
         self.unit_of = reader.unit_of
         self.original = reader.matrix if directions is None else reader.matrix @ directions
         self.weights = self.original.copy()
@@ -135,16 +134,6 @@ class LayerState:
         self.weights[rows] = 0.0
         self.inverse[rows] = 0.0
         self.inverse[:, rows] = 0.0
-
-    @property
-    def error(self) -> float:
-        """The squared error so far, relative to the energy of the outputs."""
-        missing = self.original - self.weights
-        return float(np.vdot(missing, self.moments @ missing)) / self.energy
-
-    def refit(self) -> FloatArray:
-        """Return the weights of all outputs refit without what went, zero there, shape (features + 1, outputs)."""
-        return self.inverse @ (self.moments @ self.reader.matrix)
 
     def gains(self, units: Sequence[int]) -> FloatArray:
         """Return by how much the error falls when units that are gone come back, each alone, shape (units,)."""
