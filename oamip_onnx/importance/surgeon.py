@@ -40,8 +40,6 @@ class Reader:
 
     Attributes
     ----------
-    node
-        Position of its node in the graph.
     tensor
         What it reads.
     layout
@@ -54,7 +52,6 @@ class Reader:
         The unit that each output is, FIXED where it is none; shape (outputs,).
     """
 
-    node: int
     tensor: str
     layout: Layout
     matrix: FloatArray
