@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oamip_onnx.budget.program import Budget, ChosenWidths, WidthChoices, choose_widths
+from oamip_onnx.budget import Budget, ChosenWidths, WidthChoices, choose_widths
 from oamip_onnx.errors import SolverError, TargetError, UsageError
 from oamip_onnx.solvers import SolverOptions, SolverStatus
 
@@ -112,10 +112,11 @@ def test_the_choice_is_the_best_of_all(problem: tuple[list[WidthChoices], list[B
 def test_pairs_beyond_the_dynamic_program_are_searched(problem: tuple[list[WidthChoices], list[Budget]]) -> None:
     choices, budgets = problem
     within = [damage_of(choices, positions) for positions in every(choices, budgets)]
-    program = import_module("oamip_onnx.budget.program")
+    program, relaxation = (import_module(f"oamip_onnx.budget.{name}") for name in ("program", "relaxation"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program, "_LARGEST_TABLE", 8)
-        patch.setattr(program, "_PART_TABLE", 8)
+        patch.setattr(program, "LARGEST_TABLE", 8)
+        patch.setattr(relaxation, "LARGEST_TABLE", 8)
+        patch.setattr(relaxation, "_PART_TABLE", 8)
         if within:
             found = choose_widths(choices, budgets, EXACT)
             check_consistent(found, choices, budgets)

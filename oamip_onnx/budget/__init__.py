@@ -1,7 +1,8 @@
 """Scores and costs → how many and which channels stay."""
 
 from oamip_onnx.budget.costs import costs_of
-from oamip_onnx.budget.program import Budget, ChosenWidths, WidthChoices, choose_widths
+from oamip_onnx.budget.problem import Budget
+from oamip_onnx.budget.program import ChosenWidths, WidthChoices, choose_widths
 from oamip_onnx.budget.target import Limit, Target, paper_threshold, parse_target
 from oamip_onnx.budget.widths import plan_widths, uniform_widths, widths_above
 
