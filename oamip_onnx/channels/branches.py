@@ -18,7 +18,7 @@ from oamip_onnx.channels.groups import ChannelAnalysis, ChannelGroup, Contractio
 from oamip_onnx.channels.labels import FIXED, BoolArray, Labels
 from oamip_onnx.channels.rules.broadcast import BINARY, UNARY
 from oamip_onnx.channels.trace import Trace
-from oamip_onnx.model import Model, captured_names
+from oamip_onnx.model import Model, needed_nodes
 
 _CONSUMERS = frozenset({"Conv", "Gemm", "MatMul"})
 _POINTWISE = frozenset(UNARY) | {"BatchNormalization"}
@@ -141,12 +141,4 @@ def vanished_consumers(analysis: ChannelAnalysis, kept: BoolArray) -> set[int]:
 
 def living_nodes(model: Model, consumers: set[int]) -> set[int]:
     """Return the positions of the nodes that are left once the outputs of some contractions are constants."""
-    needed = set(model.output_names)
-    alive = set()
-    for index in reversed(range(len(model.graph.node))):
-        node = model.graph.node[index]
-        if index not in consumers and needed.intersection(node.output):
-            alive.add(index)
-            needed.update(name for name in node.input if name)
-            needed |= captured_names(node)
-    return alive
+    return needed_nodes(model.graph, model.output_names, consumers)

@@ -17,7 +17,7 @@ from oamip_onnx.formulation.geometry import windows_of
 from oamip_onnx.formulation.network import Affine, MaxPool, Relu
 from oamip_onnx.formulation.program import FloatArray, IntArray, SparseMatrix
 from oamip_onnx.formulation.view import Builder, NodeView, Same
-from oamip_onnx.model import attribute, int_attribute, ints_attribute
+from oamip_onnx.model import attribute, batch_norm_affine, int_attribute, ints_attribute
 
 
 def _csr(matrix: object) -> SparseMatrix:
@@ -85,10 +85,9 @@ def _matmul(view: NodeView) -> Affine:
 def _batch_normalisation(view: NodeView) -> Affine:
     """State ``a = γ (h - μ)/√(σ² + ε) + β`` with the statistics of inference, an affine map a channel."""
     scale, shift, mean, variance = (view.constant(k) for k in range(1, 5))
-    epsilon = attribute(view.node, "epsilon", 1e-5)
-    slope = scale / np.sqrt(variance + epsilon)  # type: ignore[operator]
+    slope, offset = batch_norm_affine(view.node, scale, shift, mean, variance)
     repeats = math.prod(view.shape()[1:])
-    return view.affine(_diagonal(np.repeat(slope, repeats)), np.repeat(shift - slope * mean, repeats))
+    return view.affine(_diagonal(np.repeat(slope, repeats)), np.repeat(offset, repeats))
 
 
 def _per_sample_constant(view: NodeView, position: int) -> FloatArray:

@@ -2,10 +2,10 @@
 
 from oamip_onnx.model.costs import CONTRACTIONS, Costs, count_costs, node_macs
 from oamip_onnx.model.einsum import einsum_terms
-from oamip_onnx.model.graph import captured_names, inner_nodes, remove_initializers, replace_nodes
+from oamip_onnx.model.graph import captured_names, inner_nodes, needed_nodes, remove_initializers, replace_nodes
 from oamip_onnx.model.known import KnownSizes, Partial, known_sizes, run_node
 from oamip_onnx.model.load import load_model
-from oamip_onnx.model.model import Array, Model, Use, attribute, int_attribute, ints_attribute
+from oamip_onnx.model.model import Array, Model, Use, attribute, batch_norm_affine, int_attribute, ints_attribute
 from oamip_onnx.model.precision import as_float32, has_rare_types
 from oamip_onnx.model.save import check_writable, save_model, write_text
 from oamip_onnx.model.shapes import TensorType, bind_inputs, infer_shapes, with_outputs
@@ -21,6 +21,7 @@ __all__ = [
     "Use",
     "as_float32",
     "attribute",
+    "batch_norm_affine",
     "bind_inputs",
     "captured_names",
     "check_writable",
@@ -33,6 +34,7 @@ __all__ = [
     "ints_attribute",
     "known_sizes",
     "load_model",
+    "needed_nodes",
     "node_macs",
     "remove_initializers",
     "replace_nodes",

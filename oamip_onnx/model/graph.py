@@ -1,6 +1,6 @@
 """Small edits of a graph in place, and what the bodies of its control flow take from it."""
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
 import onnx
 
@@ -16,6 +16,18 @@ def captured_names(node: onnx.NodeProto) -> set[str]:
             taken.update(o.name for o in body.output)
             names |= taken - inside
     return names
+
+
+def needed_nodes(graph: onnx.GraphProto, outputs: Iterable[str], constant: Container[int] = ()) -> set[int]:
+    """Return the positions of the nodes that tensors need; the nodes at the positions `constant` need nothing."""
+    needed, found = set(outputs), set()
+    for index in reversed(range(len(graph.node))):
+        node = graph.node[index]
+        if index not in constant and not needed.isdisjoint(node.output):
+            found.add(index)
+            needed.update(name for name in node.input if name)
+            needed |= captured_names(node)
+    return found
 
 
 def inner_nodes(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:

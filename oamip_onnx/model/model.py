@@ -12,6 +12,7 @@ import onnx
 from onnx import numpy_helper
 
 Array = npt.NDArray[np.generic]
+FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -124,3 +125,12 @@ def ints_attribute(node: onnx.NodeProto, name: str) -> list[int] | None:
     """Return an attribute that holds a list of integers, or None where the node does not carry it."""
     value = attribute(node, name)
     return None if value is None else [int(v) for v in list(value)]  # type: ignore[call-overload]
+
+
+def batch_norm_affine(
+    node: onnx.NodeProto, scale: FloatArray, shift: FloatArray, mean: FloatArray, variance: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Return slope and offset of a BatchNormalization with the statistics of inference, one number a channel."""
+    epsilon = attribute(node, "epsilon", 1e-5)
+    slope = scale / np.sqrt(variance + epsilon)  # type: ignore[operator]
+    return slope, shift - slope * mean

@@ -9,7 +9,7 @@ import onnx
 from onnx import helper
 
 from oamip_onnx.errors import DataError, ModelError, UsageError, closest, first_line
-from oamip_onnx.model.graph import captured_names, remove_initializers, without_weights
+from oamip_onnx.model.graph import captured_names, needed_nodes, remove_initializers, without_weights
 from oamip_onnx.model.known import as_tensor, known_sizes
 from oamip_onnx.model.model import Array, Model
 from oamip_onnx.runtime import RuntimeOptions, Session
@@ -206,12 +206,10 @@ def with_outputs(proto: onnx.ModelProto, names: Sequence[str], *, keep: bool = F
 
 
 def _drop_unneeded(graph: onnx.GraphProto) -> None:
-    needed = {output.name for output in graph.output}
+    outputs = {output.name for output in graph.output}
+    needed = needed_nodes(graph, outputs)
     for index in reversed(range(len(graph.node))):
-        node = graph.node[index]
-        if needed.isdisjoint(node.output):
+        if index not in needed:
             del graph.node[index]
-        else:
-            needed.update(name for name in node.input if name)
-            needed |= captured_names(node)
-    remove_initializers(graph, {t.name for t in graph.initializer} - needed)
+    read = {name for node in graph.node for name in [*node.input, *captured_names(node)]} | outputs
+    remove_initializers(graph, {t.name for t in graph.initializer} - read)

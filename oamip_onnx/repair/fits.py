@@ -1,15 +1,15 @@
 """What is refit together: contractions behind the removal, the tensor they aim at, the activation behind it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
 from oamip_onnx.calibration import Layout, layout_of
-from oamip_onnx.channels import Labels, kept_indices
-from oamip_onnx.model import CONTRACTIONS, Array, Model
+from oamip_onnx.channels import IntArray, Labels, kept_indices
+from oamip_onnx.model import CONTRACTIONS, Model, attribute, batch_norm_affine
 from oamip_onnx.repair.context import RepairContext, RepairStep
 from oamip_onnx.surgery.constants import touches
 
@@ -76,37 +76,33 @@ class Fit:
 
 def find_fits(context: RepairContext) -> tuple[list[Fit], list[RepairStep]]:
     """Return what is refit, in network order, and the contractions that cannot be, with reasons."""
-    consumers, skipped = _find_consumers(context)
+    narrow = {name: node for node in context.cut.graph.node for name in node.output}
+    consumers, skipped = _find_consumers(context, narrow)
     by_output = {consumer.out: consumer for consumer in consumers}
     fits: dict[str, Fit] = {}
     for consumer in consumers:
-        fit = _in_a_sum(context, consumer, by_output) or Fit((consumer,), consumer.index, consumer.out)
+        fit = _in_a_sum(context, consumer, by_output, narrow) or Fit((consumer,), consumer.index, consumer.out)
         fits[fit.target] = fit
     found = [_with_bounds(context, fit) for fit in fits.values()]
     return sorted(found, key=lambda fit: fit.position), skipped
 
 
-def kept_values(context: RepairContext, name: str, axis: int, values: Array) -> Array:
-    """Return values of a tensor of the original along the channels that stay."""
-    labels = context.analysis.labels.get(name) or Labels(values.shape)
-    chosen = kept_indices(labels, context.kept).get(axis % values.ndim)
-    return values if chosen is None else np.take(values, chosen, axis=axis)
+def kept_channels(context: RepairContext, name: str, axis: int) -> IntArray:
+    """Return the positions of the channels that a tensor of the original keeps along an axis."""
+    shape = context.analysis.types[name].shape
+    labels = context.analysis.labels.get(name) or Labels(shape)
+    axis %= len(shape)
+    return kept_indices(labels, context.kept).get(axis, np.arange(shape[axis]))
 
 
-def kept_channels(context: RepairContext, name: str, axis: int, vector: FloatArray) -> FloatArray:
-    """Return a vector over the channels of a tensor of the original for those that stay."""
-    labels = context.analysis.labels.get(name)
-    chosen = None if labels is None else kept_indices(labels, context.kept).get(axis % len(labels.shape))
-    return vector if chosen is None else vector[chosen]
-
-
-def _find_consumers(context: RepairContext) -> tuple[list[Consumer], list[RepairStep]]:
+def _find_consumers(
+    context: RepairContext, narrow: Mapping[str, onnx.NodeProto]
+) -> tuple[list[Consumer], list[RepairStep]]:
     model = context.model
     affected: set[str] = set()
     consumers: list[Consumer] = []
     skipped: list[RepairStep] = []
     left = {tensor.name: tensor for tensor in context.cut.graph.initializer}
-    narrow = {name: node for node in context.cut.graph.node for name in node.output}
     for index, node in enumerate(model.graph.node):
         data = [name for name in node.input if name and not model.is_constant(name)]
         if not any(name in affected or touches(context.analysis, [name], context.kept) for name in data):
@@ -116,9 +112,7 @@ def _find_consumers(context: RepairContext) -> tuple[list[Consumer], list[Repair
             continue
         if any(name not in left for name in node.input[1:] if name and model.is_constant(name)):
             continue  # its branch vanished
-        # A depthwise convolution is left with fewer groups.
-        layout = layout_of(narrow[node.output[0]], tuple(left[node.input[1]].dims)) if node.input[1] in left else ""
-        consumer = _consumer(model, index, node, layout)
+        consumer = _consumer(model, index, narrow[node.output[0]], left)
         if isinstance(consumer, str):
             skipped.append(RepairStep(model.node_name(index), skipped=f"Left as it is: {consumer}."))
         else:
@@ -126,7 +120,9 @@ def _find_consumers(context: RepairContext) -> tuple[list[Consumer], list[Repair
     return consumers, skipped
 
 
-def _consumer(model: Model, index: int, node: onnx.NodeProto, layout: Layout | str) -> Consumer | str:
+def _consumer(model: Model, index: int, narrow: onnx.NodeProto, left: Mapping[str, onnx.TensorProto]) -> Consumer | str:
+    """Return the consumer at a position, or why it is none; `narrow` is its node in the narrower model."""
+    node = model.graph.node[index]
     weight = node.input[1]
     if not model.is_constant(weight) or model.is_constant(node.input[0]):
         return "its right operand is no constant weight"
@@ -137,58 +133,69 @@ def _consumer(model: Model, index: int, node: onnx.NodeProto, layout: Layout | s
         return "other nodes share its weight or bias"
     if bias and (not model.is_constant(bias) or len(model.initializers[bias].dims) != 1):
         return "its bias is no constant vector"
+    # A depthwise convolution is left with fewer groups.
+    layout = layout_of(narrow, tuple(left[weight].dims))
     if isinstance(layout, str):
         return layout
     return Consumer(index, node.input[0], node.output[0], weight, bias, node.op_type != "MatMul", layout)
 
 
+def _only_reader(model: Model, name: str) -> int | None:
+    """Return the position of the node that alone reads a tensor; None where there is not exactly one."""
+    uses = model.uses.get(name, ())
+    return uses[0].node if len(uses) == 1 and name not in model.output_names else None
+
+
+def _added(model: Model, out: str) -> tuple[int, str] | None:
+    """Return the position of the Add that alone reads a tensor, and what it adds."""
+    position = _only_reader(model, out)
+    if position is None or model.graph.node[position].op_type != "Add":
+        return None
+    first, second = model.graph.node[position].input
+    return position, second if first == out else first
+
+
 def _added_vector(model: Model, out: str, width: int) -> str | None:
     """Return the constant vector that an Add, the only reader of a MatMul's output, adds to it."""
-    uses = model.uses.get(out, ())
-    if len(uses) != 1 or out in model.output_names:
+    added = _added(model, out)
+    if added is None or not model.is_constant(added[1]):
         return None
-    node = model.graph.node[uses[0].node]
-    others = [name for name in node.input if name != out]
-    if node.op_type != "Add" or len(others) != 1 or not model.is_constant(others[0]):
-        return None
-    is_own = len(model.uses[others[0]]) == 1 and list(model.initializers[others[0]].dims) == [width]
-    return others[0] if is_own else None
+    _, vector = added
+    is_own = len(model.uses[vector]) == 1 and list(model.initializers[vector].dims) == [width]
+    return vector if is_own else None
 
 
-def _in_a_sum(context: RepairContext, consumer: Consumer, by_output: Mapping[str, Consumer]) -> Fit | None:
+def _in_a_sum(
+    context: RepairContext,
+    consumer: Consumer,
+    by_output: Mapping[str, Consumer],
+    narrow: Mapping[str, onnx.NodeProto],
+) -> Fit | None:
     """Return the fit of a consumer whose output only an Add of equal shapes reads."""
     model, types = context.model, context.analysis.types
-    uses = model.uses.get(consumer.out, ())
-    if len(uses) != 1 or consumer.out in model.output_names:
+    added = _added(model, consumer.out)
+    if added is None or model.is_constant(added[1]):
         return None
-    node = model.graph.node[uses[0].node]
-    others = [name for name in node.input if name != consumer.out]
-    if node.op_type != "Add" or len(others) != 1 or model.is_constant(others[0]):
-        return None
-    (other,) = others
-    if types[other].shape != types[consumer.out].shape or node.output[0] not in _outputs(context.cut):
+    position, other = added
+    total = model.graph.node[position].output[0]
+    if types[other].shape != types[consumer.out].shape or total not in narrow:
         return None
     partner = by_output.get(other)
     if partner is not None and _may_join(model, consumer, partner):
         first, second = sorted((consumer, partner), key=lambda c: c.index)
-        return Fit((first, second), uses[0].node, node.output[0])
+        return Fit((first, second), position, total)
     if partner is not None and partner.index > consumer.index:
         return None  # the later one makes up for both
-    return Fit((consumer,), uses[0].node, node.output[0], other)
+    return Fit((consumer,), position, total, other)
 
 
 def _may_join(model: Model, consumer: Consumer, partner: Consumer) -> bool:
     return (
-        len(model.uses[partner.out]) == 1
-        and partner.out not in model.output_names
+        _only_reader(model, partner.out) is not None
         and consumer.layout.groups == partner.layout.groups == 1
         and consumer.layout.channel_axis == partner.layout.channel_axis
         and (consumer.bias is None) == (partner.bias is None)
     )
-
-
-def _outputs(proto: onnx.ModelProto) -> set[str]:
-    return {name for node in proto.graph.node for name in node.output}
 
 
 def _with_bounds(context: RepairContext, fit: Fit) -> Fit:
@@ -196,46 +203,40 @@ def _with_bounds(context: RepairContext, fit: Fit) -> Fit:
     model = context.model
     name, axis = fit.target, fit.layout.channel_axis
     width = context.analysis.types[name].shape[axis]
-    scale, shift = np.ones(width), np.zeros(width)
+    slope, offset = np.ones(width), np.zeros(width)
     (first, *others) = fit.parts
     if not others and first.bias is not None and not first.adds_bias:
         name = model.graph.node[model.uses[name][0].node].output[0]
-        shift = model.array(first.bias).astype(np.float64)
-    reader = _only_reader(model, name)
-    if reader is not None and reader.op_type == "BatchNormalization" and reader.input[0] == name:
-        gamma, beta, mean, variance = (model.array(n).astype(np.float64) for n in reader.input[1:5])
-        epsilon = next((a.f for a in reader.attribute if a.name == "epsilon"), 1e-5)
-        factor = gamma / np.sqrt(variance + epsilon)
-        scale, shift = scale * factor, shift * factor + beta - mean * factor
-        name = reader.output[0]
+        offset = model.array(first.bias).astype(np.float64)
+    position = _only_reader(model, name)
+    node = None if position is None else model.graph.node[position]
+    if node is not None and node.op_type == "BatchNormalization" and node.input[0] == name:
+        scale, shift, mean, variance = (model.array(n).astype(np.float64) for n in node.input[1:5])
+        factor, added = batch_norm_affine(node, scale, shift, mean, variance)
+        slope, offset = slope * factor, offset * factor + added
+        name = node.output[0]
     limits = _limits(model, name)
-    if limits is None or bool((scale == 0).any()):
+    if limits is None or bool((slope == 0).any()):
         return fit
-    ends = np.sort([(limit - shift) / scale for limit in limits], axis=0)
-    return Fit(fit.parts, fit.position, fit.target, fit.rest, (ends[0], ends[1]))
-
-
-def _only_reader(model: Model, name: str) -> onnx.NodeProto | None:
-    uses = model.uses.get(name, ())
-    return model.graph.node[uses[0].node] if len(uses) == 1 and name not in model.output_names else None
+    ends = np.sort([(limit - offset) / slope for limit in limits], axis=0)
+    return replace(fit, bounds=(ends[0], ends[1]))
 
 
 def _limits(model: Model, name: str) -> tuple[float, float] | None:
     """Return the range that every reader of a tensor clips it to; None where one does not, or they differ."""
-    found = set()
-    for use in model.uses.get(name, ()):
-        node = model.graph.node[use.node]
-        if node.op_type == "Relu":
-            found.add((0.0, np.inf))
-        elif node.op_type == "Clip" and all(model.is_constant(n) for n in node.input[1:] if n):
-            ends = [float(model.array(n).ravel()[0]) if n else None for n in [*node.input[1:], "", ""][:2]]
-            lower, upper = ends
-            attributes = {a.name: a.f for a in node.attribute}
-            lower = attributes.get("min", -np.inf) if lower is None else lower
-            upper = attributes.get("max", np.inf) if upper is None else upper
-            found.add((lower, upper))
-        else:
-            return None
-    if len(found) != 1 or name in model.output_names:
+    found = {_clipped(model, model.graph.node[use.node]) for use in model.uses.get(name, ())}
+    return found.pop() if len(found) == 1 and name not in model.output_names else None
+
+
+def _clipped(model: Model, node: onnx.NodeProto) -> tuple[float, float] | None:
+    """Return the range that a node clips its operand to; None where it does something else."""
+    if node.op_type == "Relu":
+        return 0.0, np.inf
+    if node.op_type != "Clip" or not all(model.is_constant(name) for name in node.input[1:] if name):
         return None
-    return found.pop()
+    # Until opset 11 the ends are attributes.
+    ends = [attribute(node, "min", -np.inf), attribute(node, "max", np.inf)]
+    for position, name in enumerate(node.input[1:]):
+        if name:
+            ends[position] = model.array(name).item()
+    return float(ends[0]), float(ends[1])  # type: ignore[arg-type]

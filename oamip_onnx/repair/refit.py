@@ -100,12 +100,12 @@ class _Refit:
         self._biases = [None if p.bias is None else initializer_array(proto, p.bias) for p in fit.parts]
         groups = fit.layout.groups
         parts = [_grouped(p.layout.matrix(w), groups) for p, w in zip(fit.parts, self._weights, strict=True)]
-        # What an Add behind the contraction adds stays out of the target: the last row is what joins it.
-        inside = [b for p, b in zip(fit.parts, self._biases, strict=True) if b is not None and p.adds_bias]
-        constant = (
-            np.sum(inside, axis=0, dtype=np.float64) if inside else np.zeros(parts[0].shape[0] * parts[0].shape[2])
-        )
-        self._old = np.concatenate([*parts, constant.reshape(groups, 1, -1)], axis=1)
+        constant = np.zeros((groups, 1, parts[0].shape[2]))
+        for part, bias in zip(fit.parts, self._biases, strict=True):
+            # What an Add behind the contraction adds stays out of the target: the last row is what joins it.
+            if bias is not None and part.adds_bias:
+                constant += bias.astype(np.float64).reshape(constant.shape)
+        self._old = np.concatenate([*parts, constant], axis=1)
         self._has_bias = self._biases[0] is not None
 
     def best(self, ridges: Sequence[float]) -> tuple[RepairStep, dict[str, Array]]:
@@ -120,7 +120,7 @@ class _Refit:
         if ridges:
             linear = self._search(features, cross, ridges)
             candidates += linear
-            if linear and fit.lower is not None:
+            if linear and fit.bounds is not None:
                 candidates += self._turned([fit], features, min(linear, key=lambda c: c.error))
         best = min(candidates, key=lambda c: c.error)
         energy = _energy(held_out)
@@ -221,25 +221,28 @@ def _grouped(matrix: Array, groups: int) -> FloatArray:
 
 def _error(rows: Rows, matrix: FloatArray) -> float:
     """Return the squared error per row behind the activation."""
-    difference = _through(rows, rows.features @ matrix.astype(np.float32)) - _through(rows, rows.targets)
-    total: float = np.square(difference).sum(dtype=np.float64).item()
-    return float(total / max(rows.targets.shape[1], 1))
+    return _per_row(_through(rows, rows.features @ matrix.astype(np.float32)) - _through(rows, rows.targets))
 
 
 def _energy(rows: Rows) -> float:
     """Return the energy per row of what the activation lets through of the targets."""
-    passed = _through(rows, rows.targets)
-    total: float = np.square(passed).sum(dtype=np.float64).item()
-    return float(max(total / max(rows.targets.shape[1], 1), np.finfo(np.float64).tiny))
+    return max(_per_row(_through(rows, rows.targets)), float(np.finfo(np.float64).tiny))
+
+
+def _per_row(values: npt.NDArray[np.float32]) -> float:
+    """Return the sum of squares by row of values of shape (groups, rows, outputs)."""
+    return float(np.square(values).sum(dtype=np.float64)) / max(int(values.shape[1]), 1)
 
 
 def _through(rows: Rows, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return values if rows.lower is None else np.clip(values, rows.lower, rows.upper)
+    return values if rows.bounds is None else np.clip(values, *rows.bounds)
 
 
 def _reachable(rows: Rows, matrix: FloatArray) -> npt.NDArray[np.float32]:
     """Return the values nearest to those that the weights give among those that the activation maps to its targets."""
+    if rows.bounds is None:
+        return rows.targets
+    lower, upper = rows.bounds
     values = rows.features @ matrix.astype(np.float32)
-    assert rows.lower is not None and rows.upper is not None  # noqa: S101, PT018 - there is an activation
-    below = np.where(rows.targets <= rows.lower, np.minimum(values, rows.lower), rows.targets)
-    return np.where(rows.targets >= rows.upper, np.maximum(values, rows.upper), below)
+    below = np.where(rows.targets <= lower, np.minimum(values, lower), rows.targets)
+    return np.where(rows.targets >= upper, np.maximum(values, upper), below)

@@ -15,7 +15,7 @@ import onnx
 from oamip_onnx.calibration import BATCH_SIZE, ActivationStream, Samples, draw_rows, with_ones
 from oamip_onnx.model import Array
 from oamip_onnx.repair.context import HELD_OUT_SHARE, RepairContext
-from oamip_onnx.repair.fits import Fit, kept_channels, kept_values
+from oamip_onnx.repair.fits import Fit, kept_channels
 
 Float32Array = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -23,9 +23,6 @@ IntArray = npt.NDArray[np.int64]
 # Rows of a refit: so many at least, and so many for every feature, as far as there are.
 _FEWEST_ROWS = 40_000
 _ROWS_PER_FEATURE = 16
-
-# Fewer rows than this for every feature that memory leaves room for make a refit follow the sample.
-_FEWEST_ROWS_PER_FEATURE = 2
 
 # Bytes of the tensors that one run of ONNX Runtime hands over.
 _RUN_BYTES = 1 << 28
@@ -41,14 +38,14 @@ class Rows:
         With a column of ones behind them, shape (groups, rows, features + 1).
     targets
         Shape (groups, rows, outputs of a group).
-    lower, upper
-        What the activation behind lets through, (groups, rows or 1, outputs of a group); None if it lets all through.
+    bounds
+        Least and largest value that the activation behind lets through, each of shape (groups, rows or 1, outputs of a
+        group); None where it lets all through.
     """
 
     features: Float32Array
     targets: Float32Array
-    lower: Float32Array | None = None
-    upper: Float32Array | None = None
+    bounds: tuple[Float32Array, Float32Array] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +76,8 @@ class RowSource:
         names = [[*(part.data for part in fit.parts), fit.target] for fit in fits]
         sizes = [sum(4 * math.prod(types[name].shape[1:]) for name in group) for group in names]
         self._run_size = int(min(max(_RUN_BYTES // max(sizes, default=1), 1), BATCH_SIZE))
+        self._kept = {fit.target: kept_channels(context, fit.target, fit.layout.channel_axis) for fit in fits}
+        self._most_rows = {fit.target: _row_limit(context, fit) for fit in fits}
 
     def of(self, fit: Fit, proto: onnx.ModelProto) -> tuple[Rows, Rows]:
         """Return the rows of a fit in a model that is repaired up to it: of most samples, and of the held-out ones."""
@@ -102,27 +101,19 @@ class RowSource:
                 rests.append(fit.layout.targets(batch[fit.rest])[chosen])
         targets = np.concatenate(original.targets)
         rest = np.concatenate(rests).astype(np.float32) if rests else np.zeros((1, targets.shape[1]), np.float32)
-        groups = fit.layout.groups
-        if fit.bounds is None:
-            return Rows(np.concatenate(features, axis=1), _by_group(targets - rest, groups))
-        lower, upper = (
-            kept_channels(self._context, fit.target, fit.layout.channel_axis, end).astype(np.float32)
-            for end in fit.bounds
-        )
-        return Rows(
-            np.concatenate(features, axis=1),
-            _by_group(targets - rest, groups),
-            _by_group(lower - rest, groups),
-            _by_group(upper - rest, groups),
-        )
+        groups, bounds = fit.layout.groups, None
+        if fit.bounds is not None:
+            kept = self._kept[fit.target]
+            lower, upper = (_by_group(end[kept].astype(np.float32) - rest, groups) for end in fit.bounds)
+            bounds = lower, upper
+        return Rows(np.concatenate(features, axis=1), _by_group(targets - rest, groups), bounds)
 
     def _read_originals(self) -> None:
         """Read the original's values for the next fit and for those behind it that memory has room for."""
         batch, used = [self._waiting.pop(0)], 0
         while self._waiting:
             following = self._waiting[0]
-            outputs = self._context.analysis.types[following.target].shape[following.layout.channel_axis]
-            used += 4 * outputs * self._row_limit(following)
+            used += 4 * len(self._kept[following.target]) * self._most_rows[following.target]
             if used > self._context.memory_bytes:
                 break
             batch.append(self._waiting.pop(0))
@@ -138,39 +129,35 @@ class RowSource:
         self._originals |= {name: (first, second) for name, (first, second) in found.items()}
 
     def _draw(self, fit: Fit, values: Array, number: int, samples: Samples, into: _Original) -> None:
-        axis = fit.layout.channel_axis
-        rows = fit.layout.targets(kept_values(self._context, fit.target, axis, values)).astype(np.float32)
+        rows = fit.layout.targets(values)
         step = samples.run_size or self._run_size
         here = 1 if samples.by_run else min(step, samples.count - number * step)
-        limit = here * math.ceil(self._row_limit(fit) / self._context.samples.count)
+        limit = here * math.ceil(self._most_rows[fit.target] / self._context.samples.count)
         generator = np.random.default_rng((self._context.seed, fit.position, number))
         chosen = draw_rows(len(rows), limit, generator)
         into.chosen.append(chosen)
-        into.targets.append(rows[chosen])
+        into.targets.append(rows[chosen][:, self._kept[fit.target]].astype(np.float32))
 
-    def _row_limit(self, fit: Fit) -> int:
-        """Return how many rows a fit reads at most."""
-        groups, features = fit.layout.groups, feature_count(self._context, fit)
-        limit = self._context.memory_bytes // (4 * groups * features)
-        return min(limit, max(_FEWEST_ROWS // groups, _ROWS_PER_FEATURE * features, 1000))
+
+def _row_limit(context: RepairContext, fit: Fit) -> int:
+    """Return how many rows a fit reads at most."""
+    groups, features = fit.layout.groups, feature_count(context, fit)
+    limit = context.memory_bytes // (4 * groups * features)
+    return min(limit, max(_FEWEST_ROWS // groups, _ROWS_PER_FEATURE * features, 1000))
 
 
 def feature_count(context: RepairContext, fit: Fit) -> int:
     """Return the number of features that a group of a fit reads in the narrower model, the ones among them."""
-    features = 1
-    for part in fit.parts:
-        weight = next(t for t in context.cut.graph.initializer if t.name == part.weight)
-        axis = part.layout.channel_axis
-        every = np.zeros(context.analysis.types[part.out].shape[axis])
-        features += math.prod(weight.dims) // len(kept_channels(context, part.out, axis, every))
-    return features
+    sizes = {t.name: math.prod(t.dims) for t in context.cut.graph.initializer}
+    outputs = len(kept_channels(context, fit.target, fit.layout.channel_axis))
+    return 1 + sum(sizes[part.weight] // outputs for part in fit.parts)
 
 
 def memory_finding(context: RepairContext, fit: Fit) -> str:
     """Return why memory does not suffice for a fit; empty where it does."""
     groups, features = fit.layout.groups, feature_count(context, fit)
-    # Rows in single precision, their moments in double precision.
-    needed = groups * features * max(4 * _FEWEST_ROWS_PER_FEATURE, 8) * features
+    # The moments in double precision; two rows for every feature in single precision take as much.
+    needed = 8 * groups * features**2
     if needed <= context.memory_bytes:
         return ""
     return (
