@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from oamip_onnx.channels.labels import BoolArray, Labels
+from oamip_onnx.channels.labels import BoolArray, Labels, axes_of, lookup
 from oamip_onnx.model import Array
 
 
@@ -23,8 +23,15 @@ def kept_shape(labels: Labels, kept: BoolArray) -> tuple[int, ...]:
     ValueError
         If the kept cells do not form a tensor: some row would keep more than another.
     """
-    alive = labels.alive(kept)
     shape = list(labels.shape)
+    axes = [axes_of(factor) for factor in labels.factors]
+    if all(len(own) == 1 for own in axes) and len(set().union(*axes)) == len(axes):
+        # Each axis on its own, without an array of the tensor's size.
+        left = {axis: int(lookup(kept, f).sum()) for f, own in zip(labels.factors, axes, strict=True) for axis in own}
+        for axis, count in left.items():
+            shape[axis] = count if all(left.values()) else 0
+        return tuple(shape)
+    alive = labels.alive(kept)
     for axis in reversed(range(len(shape))):
         if alive.shape[axis] == 1:
             continue
