@@ -29,10 +29,11 @@ from oamip_onnx.importance import Scores
 from oamip_onnx.model import (
     Array,
     save_model,
+    with_initializers,
 )
 from oamip_onnx.preparation import ModelSource, Prepared, check_classes, prepare, require_groups
 from oamip_onnx.progress import Progress, StageClock
-from oamip_onnx.repair import HELD_OUT_SHARE, Repaired, with_initializers
+from oamip_onnx.repair import HELD_OUT_SHARE, Repaired
 from oamip_onnx.report import (
     Findings,
     LosslessRecord,

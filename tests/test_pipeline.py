@@ -192,7 +192,8 @@ def test_repair_that_makes_things_worse_is_left_out(monkeypatch: pytest.MonkeyPa
     def harmful(context: object) -> object:
         repaired = honest(context)  # type: ignore[arg-type]
         worse = {name: values * 100 for name, values in repaired.updates.items()}
-        from oamip_onnx.repair import Repaired, with_initializers
+        from oamip_onnx.model import with_initializers
+        from oamip_onnx.repair import Repaired
 
         return Repaired(with_initializers(repaired.proto, worse), worse, repaired.steps)
 

@@ -11,6 +11,7 @@ width of heads both narrower) are met at the widths that were counted, and nearl
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -114,7 +115,7 @@ class CostCounter:
         for index in count_costs(self._model, self._analysis.types).macs_by_node:
             node = nodes[index]
             names = [name for name in [*node.input, *node.output] if name]
-            found[index] = self.count(names, lambda types, node=node: node_macs(node, types))
+            found[index] = self.count(names, partial(node_macs, node))
         return found
 
     def parameters(self) -> WidthPolynomial:

@@ -55,6 +55,25 @@ class Elimination:
             values[stay] = 0.5 + 0.5 * costs / max(float(costs.max()), np.finfo(np.float64).tiny)
         return values
 
+    def walk(self, widths: Sequence[int]) -> Iterator[tuple[int, BoolArray, float]]:
+        """Yield the widths, widest first, with the group's units that are left and the relative error so far.
+
+        Parameters
+        ----------
+        widths
+            The widths, descending, each with equally many units of every block.
+        """
+        there = np.ones(self._group.width, dtype=np.bool_)
+        error = 0.0
+        for width in widths:
+            while (left := int(there.sum()) - width) > 0:
+                # Fine steps, as towards nothing: later widths have to find a good order too.
+                steps = max(self._group.width // _STEPS, 1)
+                gone = self._next(there, width // self._group.block_count, min(left, steps))
+                there[gone] = False
+                error += self._remove(gone)
+            yield width, there.copy(), error
+
     def _next(self, there: BoolArray, quota: int, count: int) -> list[int]:
         """Return the units that go next, the cheapest ones."""
         units = self._removable(there, quota)
@@ -119,9 +138,8 @@ class Elimination:
             total += state.by_size(of, [self._first + u for u in units])
         return total
 
-    def _remove(self, units: Sequence[int]) -> None:
-        for state in self._states:
-            state.remove([self._first + unit for unit in units])
+    def _remove(self, units: Sequence[int]) -> float:
+        return sum(state.remove([self._first + unit for unit in units]) for state in self._states)
 
     def _restore(self, unit: int) -> None:
         for state in self._states:

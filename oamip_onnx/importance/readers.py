@@ -65,7 +65,7 @@ def _reader(context: ImportanceContext, contraction: Contraction) -> Reader | No
         if factor is not None and factor.size == matrix.shape[1]:
             outputs = factor.ravel()
     padded = np.vstack([matrix, np.zeros(matrix.shape[1])])
-    return Reader(contraction.tensor, layout, padded, unit_of, outputs)
+    return Reader(contraction.node, contraction.tensor, layout, padded, unit_of, outputs)
 
 
 class ReaderStates:

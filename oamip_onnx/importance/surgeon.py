@@ -40,6 +40,8 @@ class Reader:
 
     Attributes
     ----------
+    node
+        Position of the layer in the graph.
     tensor
         What it reads.
     layout
@@ -52,6 +54,7 @@ class Reader:
         The unit that each output is, FIXED where it is none; shape (outputs,).
     """
 
+    node: int
     tensor: str
     layout: Layout
     matrix: FloatArray
@@ -74,6 +77,7 @@ class LayerState:
     """
 
     def __init__(self, reader: Reader, moments: FloatArray, directions: FloatArray | None = None) -> None:
+        self.reader = reader
         self.unit_of = reader.unit_of
         self.original = reader.matrix if directions is None else reader.matrix @ directions
         self.weights = self.original.copy()
@@ -121,16 +125,18 @@ class LayerState:
         rises = np.einsum("uko,uko->u", weights, np.linalg.solve(blocks, weights))
         return np.asarray(rises / self.energy, np.float64)
 
-    def remove(self, units: Sequence[int]) -> None:
-        """Take units away by equation 2."""
+    def remove(self, units: Sequence[int]) -> float:
+        """Take units away by equation 2, and return equation 1 for all of them together."""
         rows = np.flatnonzero(np.isin(self.unit_of, units))
         columns = self.inverse[:, rows]
         solved = np.linalg.solve(columns[rows], np.hstack([columns.T, self.weights[rows]]))
+        rise = float(np.vdot(self.weights[rows], solved[:, len(self.inverse) :])) / self.energy
         self.weights -= columns @ solved[:, len(self.inverse) :]
         self.inverse -= columns @ solved[:, : len(self.inverse)]
         self.weights[rows] = 0.0
         self.inverse[rows] = 0.0
         self.inverse[:, rows] = 0.0
+        return rise
 
     def gains(self, units: Sequence[int]) -> FloatArray:
         """Return by how much the error falls when units that are gone come back, each alone, shape (units,)."""

@@ -4,7 +4,7 @@ Everything that no unit of the group reaches is computed once for a subset and f
 is a small part of the model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from oamip_onnx.channels import BoolArray, ChannelAnalysis, ChannelGroup
 from oamip_onnx.masking.masked_model import MASK_INPUT, masked_proto
-from oamip_onnx.model import Array, Model, captured_names, remove_initializers, replace_nodes, with_outputs
+from oamip_onnx.model import Array, Model, captured_names, with_initializers, with_outputs
 from oamip_onnx.runtime import RuntimeOptions, Session
 
 # Sessions of all groups together may hold this many bytes of weights; beyond, the whole model runs every time.
@@ -86,14 +86,47 @@ class MaskedSuffixes:
         alive
             The mask, shape (units,).
         """
-        part, mask = self._parts[group], np.asarray(alive, np.float32)
-        values = {name: prefix[name] for name in part.frontier}
-        # A sequence has no place among the inputs of a model that is made here.
-        if not part.nodes or not all(isinstance(value, np.ndarray) for value in values.values()):
+        values, mask = self._read(group, prefix), np.asarray(alive, np.float32)
+        if values is None:
             return self.whole({i.name: prefix[i.name] for i in self._full.inputs if i.name != MASK_INPUT}, mask)
         if group not in self._sessions:
-            self._sessions[group] = Session(self._suffix(part, values), self._options)
+            self._sessions[group] = Session(self._suffix(group, values, {}), self._options)
         return self._sessions[group].run({**values, MASK_INPUT: mask})[self._output]
+
+    def run_changed(
+        self, group: int, prefixes: Sequence[Mapping[str, Array]], alive: BoolArray, weights: Mapping[str, Array]
+    ) -> list[Array]:
+        """Return the outputs as `run` does, with other values for some initializers that only nodes behind it read.
+
+        Parameters
+        ----------
+        group
+            Position of the group in the analysis.
+        prefixes
+            What `prefix` has returned for the group, for one batch each.
+        alive
+            The mask, shape (units,).
+        weights
+            The other values by name, in the initializers' shapes and types.
+        """
+        mask = np.asarray(alive, np.float32)
+        read = [self._read(group, prefix) for prefix in prefixes]
+        if any(values is None for values in read) or not read:
+            proto = with_initializers(with_outputs(self._proto, [self._output]), weights)
+            session = Session(proto, self._options)
+            names = [i.name for i in session.inputs if i.name != MASK_INPUT]
+            given = [{name: prefix[name] for name in names} for prefix in prefixes]
+        else:
+            given = [dict(values) for values in read if values is not None]
+            session = Session(self._suffix(group, given[0], weights), self._options)
+        return [session.run({**values, MASK_INPUT: mask})[self._output] for values in given]
+
+    def _read(self, group: int, prefix: Mapping[str, Array]) -> dict[str, Array] | None:
+        """Return what the part behind a group reads of a prefix; None where the whole model has to run."""
+        part = self._parts[group]
+        values = {name: prefix[name] for name in part.frontier}
+        # A sequence has no place among the inputs of a model that is made here.
+        return values if part.nodes and all(isinstance(value, np.ndarray) for value in values.values()) else None
 
     def _part(self, group: ChannelGroup, cells: Mapping[str, Array]) -> _Part:
         """Return what of the graph the group's units reach on the way to the output."""
@@ -130,26 +163,28 @@ class MaskedSuffixes:
                 found.update(node.output)
         return found
 
-    def _suffix(self, part: _Part, values: Mapping[str, Array]) -> onnx.ModelProto:
-        proto = onnx.ModelProto()
-        proto.CopyFrom(self._proto)
+    def _suffix(self, group: int, values: Mapping[str, Array], weights: Mapping[str, Array]) -> onnx.ModelProto:
+        """Return the part behind a group as a model of its own, which copies no weights but its own."""
+        source = self._proto.graph
+        nodes = [source.node[index] for index in [*sorted(self._head), *self._parts[group].nodes]]
+        read = {name for node in nodes for name in [*node.input, *captured_names(node)]}
+        proto = onnx.ModelProto(ir_version=self._proto.ir_version, opset_import=self._proto.opset_import)
+        proto.functions.extend(self._proto.functions)
         graph = proto.graph
-        del graph.output[:]
-        graph.output.append(onnx.ValueInfoProto(name=self._output))
-        nodes = [graph.node[index] for index in [*sorted(self._head), *part.nodes]]
-        replace_nodes(graph, nodes)
-        for index in reversed(range(len(graph.input))):
-            if graph.input[index].name != MASK_INPUT:
-                del graph.input[index]
-        del graph.value_info[:]
+        graph.name = source.name
+        graph.node.extend(nodes)
+        graph.input.extend(entry for entry in source.input if entry.name == MASK_INPUT)
         graph.input.extend(
             helper.make_tensor_value_info(
                 name, helper.np_dtype_to_tensor_dtype(value.dtype), [f"{name}_{axis}" for axis in range(value.ndim)]
             )
             for name, value in values.items()
         )
-        read = {name for node in nodes for name in [*node.input, *captured_names(node)]}
-        remove_initializers(graph, {t.name for t in graph.initializer} - read)
+        graph.output.append(onnx.ValueInfoProto(name=self._output))
+        graph.initializer.extend(t for t in source.initializer if t.name in read and t.name not in weights)
+        graph.initializer.extend(
+            numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in weights.items()
+        )
         return proto
 
 

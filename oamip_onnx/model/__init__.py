@@ -1,8 +1,16 @@
 """ONNX file ↔ model in memory: load, canonical form, shapes, costs, save."""
 
+from oamip_onnx.model.bias import added_to, bias_of, only_reader
 from oamip_onnx.model.costs import CONTRACTIONS, Costs, count_costs, node_macs
 from oamip_onnx.model.einsum import einsum_terms
-from oamip_onnx.model.graph import captured_names, inner_nodes, needed_nodes, remove_initializers, replace_nodes
+from oamip_onnx.model.graph import (
+    captured_names,
+    inner_nodes,
+    needed_nodes,
+    remove_initializers,
+    replace_nodes,
+    with_initializers,
+)
 from oamip_onnx.model.known import KnownSizes, Partial, known_sizes, run_node
 from oamip_onnx.model.load import load_model
 from oamip_onnx.model.model import Array, Model, Use, attribute, batch_norm_affine, int_attribute, ints_attribute
@@ -19,9 +27,11 @@ __all__ = [
     "Partial",
     "TensorType",
     "Use",
+    "added_to",
     "as_float32",
     "attribute",
     "batch_norm_affine",
+    "bias_of",
     "bind_inputs",
     "captured_names",
     "check_writable",
@@ -36,10 +46,12 @@ __all__ = [
     "load_model",
     "needed_nodes",
     "node_macs",
+    "only_reader",
     "remove_initializers",
     "replace_nodes",
     "run_node",
     "save_model",
+    "with_initializers",
     "with_outputs",
     "write_text",
 ]

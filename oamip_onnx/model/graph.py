@@ -1,8 +1,11 @@
 """Small edits of a graph in place, and what the bodies of its control flow take from it."""
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 import onnx
+
+from oamip_onnx.model.model import Array
 
 
 def captured_names(node: onnx.NodeProto) -> set[str]:
@@ -92,3 +95,13 @@ def remove_nodes(graph: onnx.GraphProto, positions: Container[int]) -> None:
         needed.update(name for name in node.input if name)
         needed |= captured_names(node)
     remove_initializers(graph, {t.name for t in graph.initializer if t.name in read_before and t.name not in needed})
+
+
+def with_initializers(proto: onnx.ModelProto, updates: Mapping[str, Array]) -> onnx.ModelProto:
+    """Return a copy of the model with new values for some initializers."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for tensor in copy.graph.initializer:
+        if tensor.name in updates:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(updates[tensor.name]), tensor.name))
+    return copy

@@ -1,6 +1,6 @@
 """Making up for what was dropped, in closed form and without labels."""
 
-from oamip_onnx.repair.context import HELD_OUT_SHARE, RepairContext, Repaired, RepairStep, with_initializers
+from oamip_onnx.repair.context import HELD_OUT_SHARE, RepairContext, Repaired, RepairStep
 from oamip_onnx.repair.prepare import with_biases
 from oamip_onnx.repair.refit import repair_bias, repair_least_squares
 
@@ -16,5 +16,4 @@ __all__ = [
     "repair_bias",
     "repair_least_squares",
     "with_biases",
-    "with_initializers",
 ]

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 import onnx
 
 from oamip_onnx.calibration import Samples
@@ -86,16 +85,6 @@ class Repaired:
     proto: onnx.ModelProto
     updates: Mapping[str, Array] = field(default_factory=dict)
     steps: tuple[RepairStep, ...] = ()
-
-
-def with_initializers(proto: onnx.ModelProto, updates: Mapping[str, Array]) -> onnx.ModelProto:
-    """Return a copy of the model with new values for some initializers."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    for tensor in copy.graph.initializer:
-        if tensor.name in updates:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(updates[tensor.name]), tensor.name))
-    return copy
 
 
 def initializer_array(proto: onnx.ModelProto, name: str) -> Array:

@@ -9,7 +9,7 @@ import onnx
 
 from oamip_onnx.calibration import Layout, layout_of
 from oamip_onnx.channels import IntArray, Labels, kept_indices
-from oamip_onnx.model import CONTRACTIONS, Model, attribute, batch_norm_affine
+from oamip_onnx.model import CONTRACTIONS, Model, added_to, attribute, batch_norm_affine, bias_of, only_reader
 from oamip_onnx.repair.context import RepairContext, RepairStep
 from oamip_onnx.surgery.constants import touches
 
@@ -126,9 +126,7 @@ def _consumer(model: Model, index: int, narrow: onnx.NodeProto, left: Mapping[st
     weight = node.input[1]
     if not model.is_constant(weight) or model.is_constant(node.input[0]):
         return "its right operand is no constant weight"
-    bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
-    if node.op_type == "MatMul":
-        bias = _added_vector(model, node.output[0], model.initializers[weight].dims[-1])
+    bias = bias_of(model, index)
     if len(model.uses[weight]) > 1 or (bias and len(model.uses[bias]) > 1):
         return "other nodes share its weight or bias"
     if bias and (not model.is_constant(bias) or len(model.initializers[bias].dims) != 1):
@@ -140,31 +138,6 @@ def _consumer(model: Model, index: int, narrow: onnx.NodeProto, left: Mapping[st
     return Consumer(index, node.input[0], node.output[0], weight, bias, node.op_type != "MatMul", layout)
 
 
-def _only_reader(model: Model, name: str) -> int | None:
-    """Return the position of the node that alone reads a tensor; None where there is not exactly one."""
-    uses = model.uses.get(name, ())
-    return uses[0].node if len(uses) == 1 and name not in model.output_names else None
-
-
-def _added(model: Model, out: str) -> tuple[int, str] | None:
-    """Return the position of the Add that alone reads a tensor, and what it adds."""
-    position = _only_reader(model, out)
-    if position is None or model.graph.node[position].op_type != "Add":
-        return None
-    first, second = model.graph.node[position].input
-    return position, second if first == out else first
-
-
-def _added_vector(model: Model, out: str, width: int) -> str | None:
-    """Return the constant vector that an Add, the only reader of a MatMul's output, adds to it."""
-    added = _added(model, out)
-    if added is None or not model.is_constant(added[1]):
-        return None
-    _, vector = added
-    is_own = len(model.uses[vector]) == 1 and list(model.initializers[vector].dims) == [width]
-    return vector if is_own else None
-
-
 def _in_a_sum(
     context: RepairContext,
     consumer: Consumer,
@@ -173,7 +146,7 @@ def _in_a_sum(
 ) -> Fit | None:
     """Return the fit of a consumer whose output only an Add of equal shapes reads."""
     model, types = context.model, context.analysis.types
-    added = _added(model, consumer.out)
+    added = added_to(model, consumer.out)
     if added is None or model.is_constant(added[1]):
         return None
     position, other = added
@@ -191,7 +164,7 @@ def _in_a_sum(
 
 def _may_join(model: Model, consumer: Consumer, partner: Consumer) -> bool:
     return (
-        _only_reader(model, partner.out) is not None
+        only_reader(model, partner.out) is not None
         and consumer.layout.groups == partner.layout.groups == 1
         and consumer.layout.channel_axis == partner.layout.channel_axis
         and (consumer.bias is None) == (partner.bias is None)
@@ -208,7 +181,7 @@ def _with_bounds(context: RepairContext, fit: Fit) -> Fit:
     if not others and first.bias is not None and not first.adds_bias:
         name = model.graph.node[model.uses[name][0].node].output[0]
         offset = model.array(first.bias).astype(np.float64)
-    position = _only_reader(model, name)
+    position = only_reader(model, name)
     node = None if position is None else model.graph.node[position]
     if node is not None and node.op_type == "BatchNormalization" and node.input[0] == name:
         scale, shift, mean, variance = (model.array(n).astype(np.float64) for n in node.input[1:5])

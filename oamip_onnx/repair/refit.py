@@ -28,13 +28,12 @@ import onnx
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from oamip_onnx.calibration import moments
-from oamip_onnx.model import Array
+from oamip_onnx.model import Array, with_initializers
 from oamip_onnx.repair.context import (
     RepairContext,
     Repaired,
     RepairStep,
     initializer_array,
-    with_initializers,
 )
 from oamip_onnx.repair.fits import Fit, find_fits
 from oamip_onnx.repair.rows import Rows, RowSource, memory_finding

@@ -10,8 +10,7 @@ from oamip_onnx.calibration import BATCH_SIZE, Samples
 from oamip_onnx.channels import BoolArray, ChannelAnalysis, scatter_array
 from oamip_onnx.errors import VerificationError
 from oamip_onnx.masking import MaskedSession
-from oamip_onnx.model import Array, Model
-from oamip_onnx.repair import with_initializers
+from oamip_onnx.model import Array, Model, with_initializers
 from oamip_onnx.runtime import RuntimeOptions, Session
 from oamip_onnx.verify.difference import difference
 from oamip_onnx.verify.segments import segment_errors
