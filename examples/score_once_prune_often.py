@@ -23,8 +23,8 @@ config = make_config(
 
 # %% Score every unit by OAMIP in its layer-wise form
 prepared = prepare(MODEL, DATA, config)
-scores, widths = score(prepared, config)
-text = score_report(prepared.analysis, scores, widths, config).model_dump_json(indent=2)
+scores, plan = score(prepared, config)
+text = score_report(prepared.analysis, scores, plan.widths, config).model_dump_json(indent=2)
 Path("scores.json").write_text(text, encoding="utf-8")
 print(f"{len(scores.values)} units scored")
 

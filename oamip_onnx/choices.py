@@ -7,6 +7,7 @@ Preset = Literal["default", "paper"]
 Form = Literal["auto", "response", "layerwise", "shift", "gate"]
 Decoupling = Literal["none", "mean", "max"]
 Head = Literal["linear", "hidden", "pooled"]
+Widths = Literal["auto", "uniform", "program"]
 RepairName = Literal["least-squares", "bias", "none"]
 
 # The weight λ of the loss in the paper.

@@ -4,12 +4,12 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from oamip_onnx.channels import Heads
-from oamip_onnx.choices import PAPER_LOSS_WEIGHT, Decoupling, Form, Head, Importance, Preset, RepairName
+from oamip_onnx.choices import PAPER_LOSS_WEIGHT, Decoupling, Form, Head, Importance, Preset, RepairName, Widths
 from oamip_onnx.errors import UsageError, closest
 from oamip_onnx.model import write_text
 
@@ -127,9 +127,11 @@ class PruneConfig(BaseModel):
     solver: str | None = None
     solver_nodes: int = Field(default=10_000, ge=1)
     solver_seconds: float = Field(default=300.0, gt=0)
+    widths: Widths = "auto"
+    metric: str | None = None
     repair: RepairName = "least-squares"
     memory_limit: int = Field(default=1 << 30, ge=1)
-    round_to: int = Field(default=8, ge=1)
+    round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = 8
     samples: int | None = Field(default=None, ge=1)
     images: int | None = Field(default=None, ge=1)
     ignore: tuple[str, ...] = ()

@@ -26,17 +26,20 @@ from oamip_onnx.channels import BoolArray, ChannelAnalysis, select_units
 from oamip_onnx.config import PruneConfig, make_config
 from oamip_onnx.errors import DataError, UnsupportedOperatorError, UsageError
 from oamip_onnx.importance import Scores
+from oamip_onnx.judging import repaired
 from oamip_onnx.model import (
     Array,
     save_model,
     with_initializers,
 )
+from oamip_onnx.planning import Plan
 from oamip_onnx.preparation import ModelSource, Prepared, check_classes, prepare, require_groups
 from oamip_onnx.progress import Progress, StageClock
 from oamip_onnx.repair import HELD_OUT_SHARE, Repaired
 from oamip_onnx.report import (
     Findings,
     LosslessRecord,
+    MetricRecord,
     Result,
     Shown,
     lossless_record,
@@ -45,15 +48,19 @@ from oamip_onnx.report import (
     reproducing_command,
 )
 from oamip_onnx.runtime import RuntimeOptions
-from oamip_onnx.scoring import repaired, score, widths_for
+from oamip_onnx.scoring import plan_for, score
+from oamip_onnx.searching import smallest_within_drop
 from oamip_onnx.surgery import cut
 from oamip_onnx.verify import (
     Drift,
+    Metric,
     Verification,
     check_result,
     check_validity,
+    compare_by,
     compare_with_masked,
     compare_with_original,
+    load_metric,
     measure_drift,
     require_passed,
     with_scattered,
@@ -171,13 +178,18 @@ def prune(
     usage - The target 'half' has no value; write for example ratio=0.5.
     """
     config = _checked(make_config(config.model_dump() if config else {}, settings), scores)
+    metric = load_metric(config.metric) if config.metric else Metric()
     clock = StageClock(progress, _stages(config))
     environment = describe_environment(RuntimeOptions(config.provider, config.threads))
     with clock.stage("load"):
         prepared = prepare(source, data, config, labels=labels, random_data=random_data)
         require_groups(prepared.model, prepared.analysis)
         held_out = _evaluation(prepared, evaluation)
-    decision = _proven(prepared, config, clock) if config.lossless else _scored(prepared, config, clock, scores)
+    decision = (
+        _proven(prepared, config, clock)
+        if config.lossless
+        else _scored(prepared, config, clock, scores, metric, held_out)
+    )
     kept = decision.kept
     with clock.stage("verify"):
         verification = _verify(prepared, kept, decision.narrow, {}, "after surgery")
@@ -199,6 +211,7 @@ def prune(
         proto = _in_own_types(prepared, kept, outcome, _metadata(config, decision.scores))
     with clock.stage("drift"):
         drift = _drift(prepared, outcome.proto, held_out)
+        figures = None if metric.function is None else _figures(prepared, metric, outcome.proto, held_out)
     latency, operators = None, _NO_PROFILE
     if config.bench:
         with clock.stage("bench"):
@@ -223,6 +236,8 @@ def prune(
             random_data=random_data,
         ),
         decision.lossless,
+        decision.plan,
+        figures,
     )
     result = make_result(prepared.original, prepared.model, prepared.analysis, prepared.types, findings, config)
     return PruneResult(proto, result, prepared.original.external_data)
@@ -237,6 +252,7 @@ class _Decision:
     narrow: onnx.ModelProto
     merged: Repaired | None = None
     lossless: LosslessRecord | None = None
+    plan: Plan | None = None
 
 
 def _checked(config: PruneConfig, scores: str | Path | None) -> PruneConfig:
@@ -252,17 +268,37 @@ def _checked(config: PruneConfig, scores: str | Path | None) -> PruneConfig:
     return config.model_copy(update={"repair": "none"})
 
 
-def _scored(prepared: Prepared, config: PruneConfig, clock: StageClock, scores_path: str | Path | None) -> _Decision:
+def _scored(
+    prepared: Prepared,
+    config: PruneConfig,
+    clock: StageClock,
+    scores_path: str | Path | None,
+    metric: Metric,
+    held_out: Samples,
+) -> _Decision:
     """Remove what scores lowest at the target."""
     with clock.stage("score") as report_progress:
         if scores_path is None:
-            scores, widths = score(prepared, config, report_progress)
+            scores, plan = _found(prepared, config, metric, held_out, report_progress)
         else:
-            scores = read_scores(Path(scores_path), prepared.analysis)
-            widths = widths_for(prepared, config, scores)
-        kept = select_units(prepared.analysis, widths, scores.values)
+            scores, plan = plan_for(
+                prepared, config, read_scores(Path(scores_path), prepared.analysis), report_progress
+            )
+        kept = select_units(prepared.analysis, plan.widths, scores.values)
     with clock.stage("cut"):
-        return _Decision(scores, kept, cut(prepared.model, prepared.analysis, kept, _metadata(config, scores)))
+        narrow = cut(prepared.model, prepared.analysis, kept, _metadata(config, scores))
+    return _Decision(scores, kept, narrow, plan=plan)
+
+
+def _found(
+    prepared: Prepared, config: PruneConfig, metric: Metric, held_out: Samples, progress: Progress
+) -> tuple[Scores, Plan]:
+    """Return scores and widths for a target of any kind."""
+    target = parse_target(config.target)
+    if target.kind != "max-drop":
+        return score(prepared, config, progress)
+    require_groups(prepared.model, prepared.analysis)
+    return smallest_within_drop(prepared, config, target.limits[0], metric, held_out, progress)
 
 
 def _proven(prepared: Prepared, config: PruneConfig, clock: StageClock) -> _Decision:
@@ -382,6 +418,14 @@ def _repair(
         )
         return Repaired(narrow, {}, found.steps)
     return found
+
+
+def _figures(prepared: Prepared, metric: Metric, proto: onnx.ModelProto, samples: Samples) -> MetricRecord:
+    """Return the user's metric of both models."""
+    before, after = compare_by(
+        metric, prepared.original.proto, proto, prepared.compared, samples, prepared.options
+    )
+    return MetricRecord(name=metric.name, original=before, pruned=after)
 
 
 def _drift(prepared: Prepared, proto: onnx.ModelProto, samples: Samples) -> Drift:

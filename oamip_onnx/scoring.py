@@ -1,61 +1,120 @@
 """Scores of a prepared model: for a target, along a path of loss weights, or of several subnetworks."""
 
 import math
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-import numpy as np
-import onnx
-
-from oamip_onnx.budget import Target, paper_threshold, parse_target, plan_widths, widths_above
-from oamip_onnx.calibration import ActivationStream, Samples
-from oamip_onnx.channels import BoolArray
-from oamip_onnx.config import PruneConfig
+from oamip_onnx.budget import Target, paper_threshold, parse_target, widths_above
+from oamip_onnx.channels import select_units
+from oamip_onnx.config import PruneConfig, make_config
 from oamip_onnx.errors import UsageError
 from oamip_onnx.importance import (
     FrontPoint,
     ImportanceContext,
-    Judge,
-    Loss,
     OamipSettings,
     Scores,
     Subnetwork,
-    loss_of,
     subnetworks,
     walk,
 )
 from oamip_onnx.importance import score as score_units
-from oamip_onnx.model import Array
+from oamip_onnx.judging import held_out_loss
+from oamip_onnx.planning import Plan, Planner, alignment_of
 from oamip_onnx.preparation import Prepared, require_groups
 from oamip_onnx.progress import Progress
-from oamip_onnx.repair import HELD_OUT_SHARE, REPAIRS, RepairContext, Repaired
 from oamip_onnx.solvers import SolverOptions
-from oamip_onnx.surgery import cut
 from oamip_onnx.tasks import TaskOptions, default_cache
 
 # The importances that are OAMIP's where no widths are planned.
 _OAMIP = frozenset({"auto", "oamip"})
 
 
-def score(prepared: Prepared, config: PruneConfig, progress: Progress | None = None) -> tuple[Scores, tuple[int, ...]]:
+def score(prepared: Prepared, config: PruneConfig, progress: Progress | None = None) -> tuple[Scores, Plan]:
     """Return the importance of every unit, and the widths that the target asks for.
+
+    Where the settings leave open whether widths are uniform or chosen by the program, units are scored for both, and
+    what loses less on held-out samples after the repair is taken.
 
     Raises
     ------
     SolverError, TargetError, UnsupportedOperatorError
         If a program has no solution, the target cannot be reached, or a form does not fit the model.
     UsageError
-        If the target is a threshold and the importance is not OAMIP's.
+        If the target is a threshold and the importance is not OAMIP's, or it limits the drop of a metric.
     """
     _check_ranks(config)
     require_groups(prepared.model, prepared.analysis)
     target = parse_target(config.target)
-    widths = planned_widths(prepared, config)
-    if widths is not None:
-        return score_units(config.importance, importance_context(prepared, config, widths, progress)), widths
-    _check_comparable(target, config.importance)
-    scores = score_units(config.importance, importance_context(prepared, config, None, progress))
-    return scores, widths_for(prepared, config, scores)
+    if target.kind == "max-drop":
+        raise UsageError(f"The target {target} is found by pruning; give oamip prune for it, or a target of costs.")
+    if target.kind == "threshold":
+        _check_comparable(target, config.importance)
+        scores = score_units(config.importance, importance_context(prepared, config, None, progress))
+        return scores, _above(prepared, config, scores)
+    plans = planner(prepared, config, progress).plans(target)
+    return best_plan(prepared, config, plans, progress)
+
+
+def planner(prepared: Prepared, config: PruneConfig, progress: Progress | None = None) -> Planner:
+    """Return what plans the widths of a run."""
+    return Planner(prepared, config, importance_context(prepared, config, None, progress))
+
+
+def best_plan(
+    prepared: Prepared,
+    config: PruneConfig,
+    plans: Sequence[Plan],
+    progress: Progress | None = None,
+    given: Scores | None = None,
+) -> tuple[Scores, Plan]:
+    """Return the plan whose units lose least on held-out samples after the repair, and their scores.
+
+    Parameters
+    ----------
+    prepared, config
+        The model and the settings.
+    plans
+        The plans, at least one.
+    progress
+        Called with each step of scoring.
+    given
+        Scores, in place of scoring.
+
+    Raises
+    ------
+    SolverError, UnsupportedOperatorError
+        As `score` does.
+    """
+    judge = held_out_loss(prepared, config)
+    found: list[tuple[Scores, Plan]] = []
+    for plan in reversed(plans):
+        scores = given or score_units(config.importance, importance_context(prepared, config, plan.widths, progress))
+        found.append((scores, plan))
+        # What the first comparison has decided need not be asked for other widths.
+        config = config if given else settled(config, scores)
+    if len(found) == 1:
+        return _with_plan(*found[0], ())
+    losses = [judge(select_units(prepared.analysis, plan.widths, scores.values)) for scores, plan in found]
+    best, other = sorted(range(len(found)), key=lambda number: losses[number])[:2]
+    after = "without a repair" if config.repair == "none" else "after the repair"
+    said = (
+        f"Of the widths, {found[best][1]} were taken: {after} their loss is {losses[best]:.4f}, that of "
+        f"{found[other][1]} {losses[other]:.4f}."
+    )
+    return _with_plan(*found[best], (said,))
+
+
+def settled(config: PruneConfig, scores: Scores) -> PruneConfig:
+    """Return the settings with the importance, and the form, that gave scores."""
+    return make_config(
+        config.model_dump(), {"importance": scores.criterion, **({"form": scores.form} if scores.form else {})}
+    )
+
+
+def _with_plan(scores: Scores, plan: Plan, notes: Sequence[str]) -> tuple[Scores, Plan]:
+    """Return the scores with what the plan says."""
+    solved = () if plan.result is None else (plan.result,)
+    return replace(scores, solver=(*solved, *scores.solver), notes=(*scores.notes, *notes)), plan
 
 
 def _check_ranks(config: PruneConfig) -> None:
@@ -64,7 +123,7 @@ def _check_ranks(config: PruneConfig) -> None:
 
 
 def planned_widths(prepared: Prepared, config: PruneConfig) -> tuple[int, ...] | None:
-    """Return the widths that the target asks for before any score is known; None for a threshold.
+    """Return the uniform widths for a target before any score is known; None for a threshold.
 
     Raises
     ------
@@ -72,13 +131,13 @@ def planned_widths(prepared: Prepared, config: PruneConfig) -> tuple[int, ...] |
         If the target cannot be reached.
     """
     target = parse_target(config.target)
-    if target.kind == "threshold":
-        return None
-    return plan_widths(prepared.model, prepared.analysis, target, config.round_to, prepared.original)
+    return None if target.kind == "threshold" else planner(prepared, config).uniform(target).widths
 
 
-def widths_for(prepared: Prepared, config: PruneConfig, scores: Scores) -> tuple[int, ...]:
-    """Return the widths that the target asks for, given the scores.
+def plan_for(
+    prepared: Prepared, config: PruneConfig, scores: Scores, progress: Progress | None = None
+) -> tuple[Scores, Plan]:
+    """Return given scores with the plan that the target asks for.
 
     Raises
     ------
@@ -87,13 +146,18 @@ def widths_for(prepared: Prepared, config: PruneConfig, scores: Scores) -> tuple
     UsageError
         If the target is a threshold and the scores are not OAMIP's.
     """
-    widths = planned_widths(prepared, config)
-    if widths is not None:
-        return widths
     target = parse_target(config.target)
+    if target.kind != "threshold":
+        plans = planner(prepared, config, progress).plans(target)
+        return best_plan(prepared, config, plans, progress, scores)
     _check_comparable(target, scores.criterion)
-    threshold = threshold_of(prepared, target)
-    return widths_above(prepared.analysis.groups, scores.values, threshold, config.round_to)
+    return scores, _above(prepared, config, scores)
+
+
+def _above(prepared: Prepared, config: PruneConfig, scores: Scores) -> Plan:
+    """Return the widths of what scores above the threshold of the target."""
+    threshold = threshold_of(prepared, parse_target(config.target))
+    return Plan(widths_above(prepared.analysis.groups, scores.values, threshold, alignment_of(config)), "threshold")
 
 
 def _check_comparable(target: Target, importance: str) -> None:
@@ -168,51 +232,5 @@ def importance_context(
         prepared.logits,
         progress,
         settings,
-        after_repair(prepared, config),
+        None if config.repair == "none" else held_out_loss(prepared, config),
     )
-
-
-def after_repair(prepared: Prepared, config: PruneConfig) -> Judge | None:
-    """Return the loss that a subset has on held-out samples after the repair of a run; None without a repair."""
-    if config.repair == "none":
-        return None
-    _, held_out = prepared.samples.split(HELD_OUT_SHARE)
-
-    @cache
-    def loss() -> Loss:
-        original = _values(prepared, prepared.model.proto, held_out)
-        return loss_of(original.shape, original)
-
-    # The winner of one comparison enters the next.
-    known: dict[bytes, float] = {}
-
-    def judge(kept: BoolArray) -> float:
-        key = kept.tobytes()
-        if key not in known:
-            narrow = cut(prepared.model, prepared.analysis, kept)
-            proto = repaired(prepared, config, kept, narrow).proto
-            known[key] = loss()(loss().read(_values(prepared, proto, held_out)))
-        return known[key]
-
-    return judge
-
-
-def repaired(prepared: Prepared, config: PruneConfig, kept: BoolArray, narrow: onnx.ModelProto) -> Repaired:
-    """Return the cut model after the repair that the settings name."""
-    context = RepairContext(
-        prepared.model,
-        prepared.analysis,
-        kept,
-        narrow,
-        prepared.samples,
-        prepared.options,
-        config.seed,
-        config.memory_limit,
-    )
-    return REPAIRS[config.repair](context)
-
-
-def _values(prepared: Prepared, proto: onnx.ModelProto, samples: Samples) -> Array:
-    """Return what a model computes of the tensor that losses are taken of."""
-    stream = ActivationStream(proto, [prepared.logits], prepared.options)
-    return np.concatenate([batch[prepared.logits] for batch in stream.batches(samples)])

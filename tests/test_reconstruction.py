@@ -32,7 +32,8 @@ def layer(seed: int, rows: int = 60) -> tuple[LayerState, FloatArray, FloatArray
     x = np.hstack([generator.normal(size=(rows, width)) @ generator.normal(size=(width, width)), np.ones((rows, 1))])
     weights = np.vstack([generator.normal(size=(width, OUTPUTS)), np.zeros(OUTPUTS)])
     unit_of = np.repeat(np.arange(UNITS), SIZE)
-    return LayerState(Reader("x", None, weights, unit_of, np.full(OUTPUTS, -1)), x.T @ x), x, weights  # type: ignore[arg-type]
+    reader = Reader(0, "x", None, weights, unit_of, np.full(OUTPUTS, -1))  # type: ignore[arg-type]
+    return LayerState(reader, x.T @ x), x, weights
 
 
 def refit_error(state: LayerState, weights: FloatArray, gone: set[int]) -> float:

@@ -31,7 +31,7 @@ from oamip_onnx.model import load_model
 from oamip_onnx.preparation import Prepared, prepare
 from oamip_onnx.report import require_plots
 from oamip_onnx.runtime import Session
-from oamip_onnx.scoring import score, widths_for
+from oamip_onnx.scoring import plan_for, score
 from oamip_onnx.solvers import ConicSolver
 from oamip_onnx.tasks import cluster
 
@@ -411,7 +411,7 @@ def test_papers_threshold_is_what_auto_means() -> None:
     values = np.tile([0.25, 0.15, 0.35], prepared.analysis.unit_count)[: prepared.analysis.unit_count]
     scores = Scores(values, "oamip", "shift")
     auto, same, other = (
-        widths_for(prepared, make_config({"target": f"threshold={text}", "round_to": 1}), scores)
+        plan_for(prepared, make_config({"target": f"threshold={text}", "round_to": 1}), scores)
         for text in ("auto", "0.2", "0.3")
     )
     assert auto == same != other

@@ -15,6 +15,7 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+from onnx import helper
 
 from oamip_onnx.budget.problem import Budget, Pair
 from oamip_onnx.budget.widths import first_units
@@ -128,8 +129,9 @@ class CostCounter:
         parts = []
         for tensor in self._model.graph.initializer:
             if tensor.name in self._analysis.types:
-                kind = self._analysis.types[tensor.name]
-                parts.append(self.elements(tensor.name) * max(kind.dtype.itemsize, 1))
+                # The file's own type: what is analysed may be a copy in another one.
+                item_bytes = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+                parts.append(self.elements(tensor.name) * item_bytes)
         return total(parts)
 
     def elements(self, name: str, default: int = 0) -> WidthPolynomial:

@@ -1,17 +1,16 @@
 """How many units of each group stay."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from oamip_onnx.budget.costs import costs_of
 from oamip_onnx.budget.target import Target
 from oamip_onnx.channels import BoolArray, ChannelAnalysis, ChannelGroup
-from oamip_onnx.errors import TargetError, UsageError
-from oamip_onnx.model import Costs, Model
+from oamip_onnx.errors import TargetError
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 # Groups narrower than this many alignments are cut freely: rounding would decide their width alone.
 _FEWEST_ALIGNMENTS = 2
@@ -21,8 +20,11 @@ _NOTHING = 0.5
 
 _BISECTIONS = 30
 
-# The costs that widths are planned for.
-_PLANNED = ("macs", "params")
+# Candidate widths of a group, beyond which choosing takes long and gains nothing.
+_MOST_CANDIDATES = 32
+
+CostsAt = Callable[[Sequence[int]], Mapping[str, float]]
+"""Returns what a model costs at one width a group, by kind of cost."""
 
 
 def uniform_widths(groups: Sequence[ChannelGroup], ratio: float, round_to: int = 1) -> tuple[int, ...]:
@@ -57,65 +59,76 @@ def _width(group: ChannelGroup, ratio: float, round_to: int) -> int:
 
 
 def plan_widths(
-    model: Model, analysis: ChannelAnalysis, target: Target, round_to: int = 1, original: Model | None = None
+    groups: Sequence[ChannelGroup],
+    target: Target,
+    costs: CostsAt,
+    whole: Mapping[str, float],
+    round_to: int = 1,
 ) -> tuple[int, ...]:
     """Return the kept width of each group that meets a target, by the smallest ratio for every group that does.
 
     Parameters
     ----------
-    model, analysis
-        What is cut, and its channels.
+    groups
+        The groups.
     target
-        What to shrink to: a ratio, or limits of MACs and parameters, which are all met.
+        What to shrink to: a ratio, or limits of costs, which are all met.
+    costs
+        Returns what the model costs at one width a group, by the kinds of the target's limits.
+    whole
+        What the shares are of, by kind.
     round_to
         Alignment of the widths.
-    original
-        What the shares are of, where that is another model than the one that is cut (a repair adds biases).
 
     Raises
     ------
     TargetError
         If even the narrowest model is above a limit; the message says what can be reached.
-    UsageError
-        If the target has a limit of another kind.
     """
     if target.kind == "ratio":
-        return uniform_widths(analysis.groups, target.value, round_to)
-
-    unplanned = [limit for limit in target.limits if limit.kind not in _PLANNED]
-    if unplanned:
-        raise UsageError(
-            f"No widths are planned for the target {unplanned[0]} yet; give ratio=, macs= or params= instead."
-        )
-
-    def costs(ratio: float) -> dict[str, int]:
-        kept = first_units(analysis, uniform_widths(analysis.groups, ratio, round_to))
-        return _by_kind(costs_of(model, analysis, kept))
-
-    whole = _by_kind(costs_of(original or model, analysis, np.ones(analysis.unit_count, dtype=np.bool_)))
+        return uniform_widths(groups, target.value, round_to)
     most = {limit.kind: limit.absolute(whole[limit.kind]) for limit in target.limits}
 
     def meets(ratio: float) -> bool:
-        found = costs(ratio)
+        found = costs(uniform_widths(groups, ratio, round_to))
         return all(found[kind] <= value for kind, value in most.items())
 
     low, high = 0.0, 1 - 1e-9
-    smallest = costs(high)
+    smallest = costs(uniform_widths(groups, high, round_to))
     for limit in target.limits:
         if smallest[limit.kind] > most[limit.kind]:
             least = limit.shown(smallest[limit.kind], whole[limit.kind])
             finer = ", and --round-to 1 reaches below it" if round_to > 1 else ""
             raise TargetError(f"The target {limit} cannot be reached; the smallest possible is {least}{finer}.")
     if meets(low):
-        return uniform_widths(analysis.groups, low, round_to)
+        return uniform_widths(groups, low, round_to)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         low, high = (low, middle) if meets(middle) else (middle, high)
-    return uniform_widths(analysis.groups, high, round_to)
+    return uniform_widths(groups, high, round_to)
 
 
-def _by_kind(costs: Costs) -> dict[str, int]:
-    return {"macs": costs.macs, "params": costs.parameters}
+def candidate_widths(groups: Sequence[ChannelGroup], round_to: int = 1) -> list[IntArray]:
+    """Return the widths that each group may take, ascending: multiples of the alignment, and the full width.
+
+    Parameters
+    ----------
+    groups
+        The groups.
+    round_to
+        Alignment; groups narrower than two multiples are not aligned. Of more than `_MOST_CANDIDATES` multiples, evenly
+        spaced ones are taken.
+    """
+    found = []
+    for group in groups:
+        step = _step(group, round_to)
+        least = max(min(step, group.width), group.minimum_width)
+        widths = np.union1d(np.arange(-(-least // step), group.width // step + 1) * step, [group.width])
+        if len(widths) > _MOST_CANDIDATES:
+            widths = widths[np.unique(np.linspace(0, len(widths) - 1, _MOST_CANDIDATES).round().astype(np.int64))]
+        widths = widths[widths >= least]
+        found.append(np.union1d([0], widths) if group.minimum_width == 0 else widths)
+    return [widths.astype(np.int64) for widths in found]
 
 
 def widths_above(

@@ -94,8 +94,8 @@ def score(
             elif count is not None:
                 found = _many(prepared, config, count, out, tell)
             else:
-                scores, widths = score_units(prepared, config, tell)
-                found = score_report(prepared.analysis, scores, widths, config)
+                scores, plan = score_units(prepared, config, tell)
+                found = score_report(prepared.analysis, scores, plan.widths, config)
     text = found.model_dump_json(indent=2)
     write_json(text, None if out is None else str(out))
     write_json(text, json_path)

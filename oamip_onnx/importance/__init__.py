@@ -1,6 +1,7 @@
 """How much each unit matters: OAMIP and the baselines behind one protocol."""
 
 from oamip_onnx.importance.automatic import automatic
+from oamip_onnx.importance.damage import damage_curves
 from oamip_onnx.importance.front import FrontPoint, Subnetwork, subnetworks, walk
 from oamip_onnx.importance.joint import authors_options, joint_scores
 from oamip_onnx.importance.layerwise import layerwise_scores
@@ -37,6 +38,7 @@ __all__ = [
     "authors_options",
     "automatic",
     "criterion",
+    "damage_curves",
     "find_logits",
     "joint_scores",
     "layerwise_scores",

@@ -102,7 +102,7 @@ def _spread(widths: Sequence[int], count: int) -> list[int]:
     if count == 1:
         return [widths[len(widths) // 2]]
     places = np.linspace(0, len(widths) - 1, min(count, len(widths)))
-    return [widths[int(round(place))] for place in places]
+    return [widths[round(place)] for place in places]
 
 
 def _interpolated(errors: FloatArray, points: IntArray, losses: FloatArray) -> FloatArray:

@@ -13,6 +13,7 @@ from oamip_onnx.channels import BoolArray, ChannelAnalysis
 from oamip_onnx.config import PruneConfig
 from oamip_onnx.importance import Scores
 from oamip_onnx.model import Model, TensorType, count_costs, infer_shapes, load_model
+from oamip_onnx.planning import Plan
 from oamip_onnx.repair import Repaired
 from oamip_onnx.report.layers import layer_records
 from oamip_onnx.report.schema import (
@@ -26,6 +27,7 @@ from oamip_onnx.report.schema import (
     ModelRecord,
     OperatorRecord,
     PinRecord,
+    PlanRecord,
     RepairRecord,
     Result,
     SolverRecord,
@@ -48,6 +50,10 @@ class Findings:
         Milliseconds a run by operator, of the original and of the pruned model; empty where they were not profiled.
     command
         The command that reproduces the run; None where the model or the data came from memory.
+    plan
+        The widths, and how they were found; None where nothing was planned.
+    metric
+        The user's metric; None without one.
     """
 
     verification: Verification
@@ -64,6 +70,8 @@ class Findings:
     operators: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {})
     command: str | None = None
     lossless: LosslessRecord | None = None
+    plan: Plan | None = None
+    metric: MetricRecord | None = None
 
 
 def make_result(
@@ -96,12 +104,13 @@ def make_result(
         pruned=after,
         speedup=SpeedupRecord(**asdict(latency.speedup)) if latency else None,
         verification=VerificationRecord(**asdict(findings.verification)),
-        drift=_drift_record(findings.drift, findings.drift_data),
+        drift=_drift_record(findings),
         groups=group_records(analysis, findings.kept, scores),
         pinned=[PinRecord(tensor=p.tensor, code=str(p.code), reason=p.reason) for p in analysis.pinned],
         solver=solver_records(scores),
         certificates=[CertificateRecord(**asdict(c)) for c in scores.certificates],
         lossless=findings.lossless,
+        plan=_plan_record(findings),
         repair=[RepairRecord(**asdict(step)) for step in findings.repaired.steps],
         importance=importance_name(scores),
         notes=list(dict.fromkeys(notes)),
@@ -116,7 +125,7 @@ def make_result(
 def _rounding_note(before: ModelRecord, after: ModelRecord, config: PruneConfig) -> list[str]:
     """Return a sentence where rounded widths leave much less than the target allows."""
     target = parse_target(config.target)
-    if config.lossless or config.round_to == 1 or target.kind not in {"macs", "params"}:
+    if config.lossless or config.round_to in {1, "auto"} or target.kind not in {"macs", "params"}:
         return []
     macs = target.kind == "macs"
     whole = max(before.macs if macs else before.parameters, 1)
@@ -161,9 +170,22 @@ def _operators(times_ms: Mapping[str, float]) -> list[OperatorRecord]:
     return [OperatorRecord(operator=name, milliseconds=round(value, 6)) for name, value in times_ms.items()]
 
 
-def _drift_record(drift: Drift, data: str) -> DriftRecord:
-    metric = None
-    if drift.accuracy_original is not None and drift.accuracy_pruned is not None:
+def _plan_record(findings: Findings) -> PlanRecord | None:
+    plan = findings.plan
+    if plan is None:
+        return None
+    measured = None if findings.latency is None else findings.latency.pruned.p50_ms
+    known = plan.predicted_ms is not None and measured is not None
+    return PlanRecord(
+        widths=plan.kind,
+        predicted_latency_ms=plan.predicted_ms,
+        latency_error=plan.predicted_ms / measured - 1 if known and plan.predicted_ms and measured else None,
+    )
+
+
+def _drift_record(findings: Findings) -> DriftRecord:
+    drift, metric = findings.drift, findings.metric
+    if metric is None and drift.accuracy_original is not None and drift.accuracy_pruned is not None:
         metric = MetricRecord(name="accuracy", original=drift.accuracy_original, pruned=drift.accuracy_pruned)
     return DriftRecord(
         cosine=drift.cosine,
@@ -171,7 +193,7 @@ def _drift_record(drift: Drift, data: str) -> DriftRecord:
         top1_agreement=drift.top1_agreement,
         metric=metric,
         samples=drift.samples,
-        data=data,
+        data=findings.drift_data,
     )
 
 

@@ -407,6 +407,24 @@ class RepairRecord(Record):
     skipped: str
 
 
+class PlanRecord(Record):
+    """How the widths were found.
+
+    Attributes
+    ----------
+    widths
+        ``uniform``: the same share of every group; ``program``: by damages and costs; ``threshold``: by scores.
+    predicted_latency_ms
+        Latency that measured tables predict, in milliseconds; null where the target limits none.
+    latency_error
+        That prediction relative to what was measured at the end, less 1: 0.1 is 10 % too slow; null without both.
+    """
+
+    widths: str
+    predicted_latency_ms: float | None = None
+    latency_error: float | None = None
+
+
 class Result(Record, Shown):
     """Everything a run of `prune` reports.
 
@@ -432,6 +450,8 @@ class Result(Record, Shown):
         Bounds on the choice, where they were asked for.
     lossless
         What was proven; null unless removal was lossless.
+    plan
+        How the widths were found; null where removal was lossless.
     repair
         What the repair did, layer by layer.
     importance
@@ -461,6 +481,7 @@ class Result(Record, Shown):
     solver: list[SolverRecord]
     certificates: list[CertificateRecord] = []
     lossless: LosslessRecord | None = None
+    plan: PlanRecord | None = None
     repair: list[RepairRecord]
     importance: str
     notes: list[str]

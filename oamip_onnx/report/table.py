@@ -118,6 +118,10 @@ def summary_lines(result: Result) -> list[str]:
     config = result.config
     repair, target = (config.get(name, "unknown") for name in ("repair", "target"))
     lines = [f"Importance {result.importance}, repair {repair}, target {target}."]
+    plan = result.plan
+    if plan is not None and plan.predicted_latency_ms is not None:
+        compared = "" if plan.latency_error is None else f", {plan.latency_error:+.1%} from what was measured"
+        lines.append(f"Predicted latency {_ms(plan.predicted_latency_ms)}{compared}.")
     for one in result.certificates:
         if one.bound is not None and one.gap is not None:
             found = f"value {one.objective:.4g}, proven bound {one.bound:.4g}, gap {one.gap:.1%}"

@@ -2,6 +2,7 @@
 
 from oamip_onnx.verify.drift import Drift, measure_drift, run_output
 from oamip_onnx.verify.files import check_result, check_validity, load_warnings
+from oamip_onnx.verify.metric import AGREEMENT, Metric, compare_by, load_metric
 from oamip_onnx.verify.oracle import (
     Verification,
     compare_with_masked,
@@ -11,12 +12,16 @@ from oamip_onnx.verify.oracle import (
 )
 
 __all__ = [
+    "AGREEMENT",
     "Drift",
+    "Metric",
     "Verification",
     "check_result",
     "check_validity",
+    "compare_by",
     "compare_with_masked",
     "compare_with_original",
+    "load_metric",
     "load_warnings",
     "measure_drift",
     "require_passed",

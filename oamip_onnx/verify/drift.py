@@ -42,6 +42,13 @@ def run_output(model: onnx.ModelProto, output: str, samples: Samples, options: R
     return np.concatenate([session.run(feeds, [output])[output] for feeds in samples.batches(BATCH_SIZE)])
 
 
+def mean_cosine(before: Array, after: Array) -> float:
+    """Return the mean cosine similarity of two arrays' samples; 1 for a sample that is zero in one of them."""
+    old, new = (values.astype(np.float64).reshape(len(values), -1) for values in (before, after))
+    norms = np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1)
+    return float(np.divide((old * new).sum(axis=1), norms, out=np.ones_like(norms), where=norms > 0).mean())
+
+
 def measure_drift(
     original: onnx.ModelProto, pruned: onnx.ModelProto, output: str, samples: Samples, options: RuntimeOptions
 ) -> Drift:
@@ -55,15 +62,13 @@ def measure_drift(
     before = run_output(original, output, samples, options)
     after = run_output(pruned, output, samples, options)
     old, new = (values.astype(np.float64).reshape(len(values), -1) for values in (before, after))
-    norms = np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1)
-    cosines = np.divide((old * new).sum(axis=1), norms, out=np.ones_like(norms), where=norms > 0)
     noise = float(((old - new) ** 2).sum())
     signal = float((old**2).sum())
     ratio = np.inf if noise == 0 else 10 * np.log10(max(signal, np.finfo(np.float64).tiny) / noise)
     is_classes = before.ndim == 2 and before.shape[1] > 1
     labels = samples.labels if is_classes else None
     return Drift(
-        cosine=float(cosines.mean()),
+        cosine=mean_cosine(before, after),
         sqnr_db=float(ratio),
         top1_agreement=float((old.argmax(1) == new.argmax(1)).mean()) if is_classes else None,
         accuracy_original=None if labels is None else float((old.argmax(1) == labels).mean()),

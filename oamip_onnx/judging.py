@@ -1,0 +1,61 @@
+"""What becomes of a subset of units: the model without the others, repaired, and its loss on held-out samples."""
+
+from functools import cache
+
+import numpy as np
+import onnx
+
+from oamip_onnx.calibration import ActivationStream, Samples
+from oamip_onnx.channels import BoolArray
+from oamip_onnx.config import PruneConfig
+from oamip_onnx.importance import Judge, Loss, loss_of
+from oamip_onnx.model import Array
+from oamip_onnx.preparation import Prepared
+from oamip_onnx.repair import HELD_OUT_SHARE, REPAIRS, RepairContext, Repaired
+from oamip_onnx.surgery import cut
+
+
+def held_out_loss(prepared: Prepared, config: PruneConfig) -> Judge:
+    """Return the loss towards the original that a subset has on held-out samples after the repair of a run."""
+    _, held_out = prepared.samples.split(HELD_OUT_SHARE)
+
+    @cache
+    def loss() -> Loss:
+        original = _values(prepared, prepared.model.proto, held_out)
+        return loss_of(original.shape, original)
+
+    # The winner of one comparison enters the next.
+    known: dict[bytes, float] = {}
+
+    def judge(kept: BoolArray) -> float:
+        key = kept.tobytes()
+        if key not in known:
+            narrow = cut(prepared.model, prepared.analysis, kept)
+            proto = repaired(prepared, config, kept, narrow).proto
+            known[key] = loss()(loss().read(_values(prepared, proto, held_out)))
+        return known[key]
+
+    return judge
+
+
+def repaired(prepared: Prepared, config: PruneConfig, kept: BoolArray, narrow: onnx.ModelProto) -> Repaired:
+    """Return the cut model after the repair that the settings name; as it was cut where they name none."""
+    if config.repair == "none":
+        return Repaired(narrow)
+    context = RepairContext(
+        prepared.model,
+        prepared.analysis,
+        kept,
+        narrow,
+        prepared.samples,
+        prepared.options,
+        config.seed,
+        config.memory_limit,
+    )
+    return REPAIRS[config.repair](context)
+
+
+def _values(prepared: Prepared, proto: onnx.ModelProto, samples: Samples) -> Array:
+    """Return what a model computes of the tensor that losses are taken of."""
+    stream = ActivationStream(proto, [prepared.logits], prepared.options)
+    return np.concatenate([batch[prepared.logits] for batch in stream.batches(samples)])

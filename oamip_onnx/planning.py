@@ -1,0 +1,269 @@
+"""How wide each group becomes for a target: by one ratio for all, or by a program over damages and costs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+
+import numpy as np
+
+from oamip_onnx.bench import BenchSettings, compare_latency, measure_alignment
+from oamip_onnx.budget import (
+    Budget,
+    CostCounter,
+    Limit,
+    Target,
+    WidthChoices,
+    WidthPolynomial,
+    candidate_widths,
+    choose_widths,
+    costs_of,
+    first_units,
+    plan_widths,
+    total,
+)
+from oamip_onnx.config import PruneConfig
+from oamip_onnx.errors import TargetError
+from oamip_onnx.importance import ImportanceContext, damage_curves
+from oamip_onnx.latency import LatencyModel, measure_latency_model
+from oamip_onnx.model import count_costs
+from oamip_onnx.preparation import Prepared
+from oamip_onnx.solvers import SolverOptions, SolverResult
+from oamip_onnx.surgery import cut
+from oamip_onnx.tasks import default_cache
+
+# Times that the program is solved for one target: after each the real cost corrects what the tables allow.
+_ROUNDS = 5
+
+# Of a limit on the latency, the share that may stay unused without another round.
+_UNUSED = 0.03
+
+# A corrected limit lies this much below what the correction asks for.
+_MARGIN = 1e-3
+
+# The latency of candidates is measured this long: what is written is measured again at the end.
+_MEASURED = BenchSettings(minimum_runs=20, minimum_seconds=0.5, warmup_runs=3, warmup_seconds=0.1, maximum_seconds=20)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One width for each group.
+
+    Attributes
+    ----------
+    widths
+        The widths.
+    kind
+        ``uniform``: the same share of every group; ``program``: chosen by damages and costs; ``threshold``: by scores.
+    predicted_ms
+        Latency that the measured tables predict, in milliseconds; None where the target limits none.
+    result
+        How the program was solved; None without one.
+    """
+
+    widths: tuple[int, ...]
+    kind: str
+    predicted_ms: float | None = None
+    result: SolverResult | None = None
+
+    def __str__(self) -> str:
+        return {"uniform": "uniform widths", "program": "widths by the program"}.get(self.kind, "widths by a threshold")
+
+
+def alignment_of(config: PruneConfig) -> int:
+    """Return the multiple that widths are rounded to; for ``auto``, the one that pays on this CPU, which is timed."""
+    return _measured_alignment(config.seed) if config.round_to == "auto" else config.round_to
+
+
+@cache
+def _measured_alignment(seed: int) -> int:
+    return max(found.multiple for found in measure_alignment(seed=seed))
+
+
+class Planner:
+    """Plans the widths of a prepared model; what it measures on the way serves every target.
+
+    Parameters
+    ----------
+    prepared, config
+        The model with its samples, and the settings of the run.
+    context
+        What damages are measured on: without planned widths.
+    """
+
+    def __init__(self, prepared: Prepared, config: PruneConfig, context: ImportanceContext) -> None:
+        self._prepared, self._config, self._context = prepared, config, context
+        self._analysis = prepared.analysis
+        self._round_to = alignment_of(config)
+        self._candidates = candidate_widths(self._analysis.groups, self._round_to)
+
+    def plans(self, target: Target) -> list[Plan]:
+        """Return the plans for a target that the settings name, uniform widths first; widths that agree are one plan.
+
+        Raises
+        ------
+        SolverError
+            If the program finds no widths within its limits.
+        TargetError
+            If the target cannot be reached; the message says what can be.
+        """
+        uniform = self.uniform(target)
+        if target.kind == "ratio" or self._config.widths == "uniform":
+            return [uniform]
+        program = self.program(target)
+        return [program] if self._config.widths == "program" or program.widths == uniform.widths else [uniform, program]
+
+    def uniform(self, target: Target) -> Plan:
+        """Return the widths of the smallest ratio for every group that meets a target.
+
+        Raises
+        ------
+        TargetError
+            If the target cannot be reached.
+        """
+        kinds = [limit.kind for limit in target.limits]
+        widths = plan_widths(
+            self._analysis.groups,
+            target,
+            lambda widths: {kind: self._cost(kind, widths) for kind in kinds},
+            {} if target.kind == "ratio" else {kind: self._whole(kind) for kind in kinds},
+            self._round_to,
+        )
+        return Plan(widths, "uniform", self._predicted(kinds, widths))
+
+    def program(self, target: Target) -> Plan:
+        """Return the widths with the least damage that keep every limit of a target.
+
+        What was chosen is checked by its real cost: counted, written or timed. Where that is above a limit, or a
+        latency far below it, the limit of the tables is corrected and the program solved again.
+
+        Raises
+        ------
+        SolverError
+            If the program finds no widths within its limits.
+        TargetError
+            If no widths meet the target.
+        """
+        kinds = [limit.kind for limit in target.limits]
+        limits = {limit.kind: limit.absolute(self._whole(limit.kind)) for limit in target.limits}
+        allowed, best, closest = dict(limits), None, dict[str, float]()
+        for _ in range(_ROUNDS):
+            found = choose_widths(self._choices, [self._budget(kind, allowed[kind]) for kind in kinds], self._options())
+            plan = Plan(found.widths, "program", self._predicted(kinds, found.widths), found.result)
+            real = {limit.kind: self._real(limit, found.widths) for limit in target.limits}
+            if all(real[kind] <= limits[kind] for kind in kinds):
+                if best is None or found.damage < best[0]:
+                    best = found.damage, plan
+                if all(kind != "latency" or real[kind] >= (1 - _UNUSED) * limits[kind] for kind in kinds):
+                    break
+            elif best is None:
+                closest = real
+            for kind in kinds:
+                if real[kind] > limits[kind] or kind == "latency":
+                    allowed[kind] *= limits[kind] / real[kind] * (1 - _MARGIN)
+            if not self._reachable(allowed):
+                break
+        if best is None:
+            raise self._unmet(target, closest)
+        return best[1]
+
+    def least_share(self, kind: str) -> float:
+        """Return the share of a cost that the narrowest widths leave."""
+        narrowest = [int(widths[0]) for widths in self._candidates]
+        return self._cost(kind, narrowest) / self._whole(kind)
+
+    def _unmet(self, target: Target, closest: Mapping[str, float]) -> TargetError:
+        reached = ", ".join(
+            f"{limit.kind}={limit.shown(closest[limit.kind], self._whole(limit.kind))}" for limit in target.limits
+        )
+        return TargetError(f"The target {target} was not met; the closest found is {reached}. Allow a little more.")
+
+    def _reachable(self, allowed: Mapping[str, float]) -> bool:
+        narrowest = [int(widths[0]) for widths in self._candidates]
+        return all(self._tabled(kind, narrowest) <= limit for kind, limit in allowed.items())
+
+    def _options(self) -> SolverOptions:
+        return replace(self._context.oamip.solver, seed=self._config.seed)
+
+    @cached_property
+    def _choices(self) -> list[WidthChoices]:
+        refit = self._config.repair == "least-squares"
+        curves = damage_curves(self._context, self._candidates, refit=refit)
+        return [WidthChoices(widths, damages) for widths, damages in zip(self._candidates, curves, strict=True)]
+
+    # Costs, by kind: what tables say, and what is real.
+
+    def _whole(self, kind: str) -> float:
+        original = self._prepared.original
+        if kind == "latency":
+            return self._latency.original_ms
+        if kind == "size":
+            return original.size_bytes
+        costs = count_costs(original, self._prepared.types)
+        return costs.macs if kind == "macs" else costs.parameters
+
+    def _cost(self, kind: str, widths: Sequence[int]) -> float:
+        """Return a cost at given widths, exact where it can be counted."""
+        if kind in self._counts:
+            costs = costs_of(self._prepared.model, self._analysis, first_units(self._analysis, widths))
+            return costs.macs if kind == "macs" else costs.parameters
+        return self._tabled(kind, widths)
+
+    def _tabled(self, kind: str, widths: Sequence[int]) -> float:
+        if kind == "latency":
+            return self._latency.predict(widths)
+        return self._size(widths) if kind == "size" else self._counts[kind](widths)
+
+    def _budget(self, kind: str, limit: float) -> Budget:
+        if kind == "latency":
+            return self._latency.budget(kind, limit, self._candidates)
+        polynomial = self._size if kind == "size" else self._counts[kind]
+        return polynomial.budget(kind, limit, self._candidates)
+
+    def _real(self, limit: Limit, widths: Sequence[int]) -> float:
+        """Return a cost of the model that is cut to given widths; a latency in terms of that of the original."""
+        if limit.kind in self._counts:
+            return self._cost(limit.kind, widths)
+        prepared, kept = self._prepared, first_units(self._analysis, widths)
+        if limit.kind == "size":
+            return cut(prepared.stored, self._analysis, kept).ByteSize()
+        narrow = cut(prepared.model, self._analysis, kept)
+        feeds = prepared.samples.one_run()
+        found = compare_latency(
+            prepared.original.proto, narrow, feeds, prepared.options, settings=_MEASURED, seed=self._config.seed
+        )
+        # A share is one of what the original takes at the same time; a slow minute slows both.
+        return found.pruned.p50_ms * (self._whole("latency") / found.original.p50_ms if limit.is_share else 1.0)
+
+    def _predicted(self, kinds: Sequence[str], widths: Sequence[int]) -> float | None:
+        return self._latency.predict(widths) if "latency" in kinds else None
+
+    @cached_property
+    def _counter(self) -> CostCounter:
+        return CostCounter(self._prepared.model, self._analysis)
+
+    @cached_property
+    def _counts(self) -> dict[str, WidthPolynomial]:
+        return {"macs": total(self._counter.macs_by_node().values()), "params": self._counter.parameters()}
+
+    @cached_property
+    def _size(self) -> WidthPolynomial:
+        """Bytes of the file: the weights, and all else, which hardly changes."""
+        stored = CostCounter(self._prepared.stored, self._analysis).weight_bytes()
+        whole = [float(group.width) for group in self._analysis.groups]
+        rest = self._prepared.stored.proto.ByteSize() - stored(whole)
+        return total([stored, WidthPolynomial(rest)])
+
+    @cached_property
+    def _latency(self) -> LatencyModel:
+        prepared = self._prepared
+        return measure_latency_model(
+            prepared.model,
+            self._analysis,
+            prepared.samples.one_run(),
+            prepared.options,
+            seed=self._config.seed,
+            cache=default_cache() if self._config.cache else None,
+            progress=self._context.progress,
+        )
+
+
