@@ -8,8 +8,10 @@ STAGES = ("load", "score", "cut", "verify", "repair", "verify repair", "drift", 
 BANDS: tuple[tuple[tuple[str, str], ...], ...] = (
     (("cli", "the command line: streams, display, interrupts"),),
     (("pipeline", "prune"), ("benching", "benchmark"), ("doctor", "what works here")),
-    (("scoring", "scores for a target"), ("report", "records, tables, page")),
-    (("preparation", "model, samples, channels"),),
+    (("searching", "within a drop"), ("report", "records, tables, page")),
+    (("scoring", "scores and widths for a target"),),
+    (("planning", "widths for a target"), ("judging", "loss after the repair")),
+    (("preparation", "model, samples, channels"), ("latency", "measured by width")),
     (
         ("importance", "OAMIP and others"),
         ("budget", "targets, widths"),

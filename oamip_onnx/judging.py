@@ -1,4 +1,4 @@
-"""What becomes of a subset of units: the model without the others, repaired, and its loss on held-out samples."""
+"""What becomes of a subset of units: the model without the others, repaired, and its loss."""
 
 from functools import cache
 
@@ -11,17 +11,19 @@ from oamip_onnx.config import PruneConfig
 from oamip_onnx.importance import Judge, Loss, loss_of
 from oamip_onnx.model import Array
 from oamip_onnx.preparation import Prepared
-from oamip_onnx.repair import HELD_OUT_SHARE, REPAIRS, RepairContext, Repaired
+from oamip_onnx.repair import REPAIRS, RepairContext, Repaired
 from oamip_onnx.surgery import cut
 
 
-def held_out_loss(prepared: Prepared, config: PruneConfig) -> Judge:
-    """Return the loss towards the original that a subset has on held-out samples after the repair of a run."""
-    _, held_out = prepared.samples.split(HELD_OUT_SHARE)
+def loss_after_repair(prepared: Prepared, config: PruneConfig) -> Judge:
+    """Return the loss towards the original that a subset has on the samples after the repair of a run.
+
+    All samples count: of a few held out, the noise is larger than what subsets differ by.
+    """
 
     @cache
     def loss() -> Loss:
-        original = _values(prepared, prepared.model.proto, held_out)
+        original = _values(prepared, prepared.model.proto, prepared.samples)
         return loss_of(original.shape, original)
 
     # The winner of one comparison enters the next.
@@ -32,7 +34,7 @@ def held_out_loss(prepared: Prepared, config: PruneConfig) -> Judge:
         if key not in known:
             narrow = cut(prepared.model, prepared.analysis, kept)
             proto = repaired(prepared, config, kept, narrow).proto
-            known[key] = loss()(loss().read(_values(prepared, proto, held_out)))
+            known[key] = loss()(loss().read(_values(prepared, proto, prepared.samples)))
         return known[key]
 
     return judge

@@ -422,9 +422,7 @@ def _repair(
 
 def _figures(prepared: Prepared, metric: Metric, proto: onnx.ModelProto, samples: Samples) -> MetricRecord:
     """Return the user's metric of both models."""
-    before, after = compare_by(
-        metric, prepared.original.proto, proto, prepared.compared, samples, prepared.options
-    )
+    before, after = compare_by(metric, prepared.original.proto, proto, prepared.compared, samples, prepared.options)
     return MetricRecord(name=metric.name, original=before, pruned=after)
 
 

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
-import numpy as np
-
 from oamip_onnx.bench import BenchSettings, compare_latency, measure_alignment
 from oamip_onnx.budget import (
     Budget,
@@ -54,15 +52,15 @@ class Plan:
         The widths.
     kind
         ``uniform``: the same share of every group; ``program``: chosen by damages and costs; ``threshold``: by scores.
-    predicted_ms
-        Latency that the measured tables predict, in milliseconds; None where the target limits none.
+    predicted_share
+        Latency that the measured tables predict, relative to the original's; None where the target limits none.
     result
         How the program was solved; None without one.
     """
 
     widths: tuple[int, ...]
     kind: str
-    predicted_ms: float | None = None
+    predicted_share: float | None = None
     result: SolverResult | None = None
 
     def __str__(self) -> str:
@@ -195,7 +193,7 @@ class Planner:
     def _whole(self, kind: str) -> float:
         original = self._prepared.original
         if kind == "latency":
-            return self._latency.original_ms
+            return self._latency.predict([group.width for group in self._analysis.groups])
         if kind == "size":
             return original.size_bytes
         costs = count_costs(original, self._prepared.types)
@@ -231,11 +229,13 @@ class Planner:
         found = compare_latency(
             prepared.original.proto, narrow, feeds, prepared.options, settings=_MEASURED, seed=self._config.seed
         )
-        # A share is one of what the original takes at the same time; a slow minute slows both.
-        return found.pruned.p50_ms * (self._whole("latency") / found.original.p50_ms if limit.is_share else 1.0)
+        if not limit.is_share:
+            return found.pruned.p50_ms
+        # A share is one of what the original takes in the same minute: the tables may be of a faster or slower one.
+        return found.pruned.p50_ms / found.original.p50_ms * self._whole("latency")
 
     def _predicted(self, kinds: Sequence[str], widths: Sequence[int]) -> float | None:
-        return self._latency.predict(widths) if "latency" in kinds else None
+        return self._latency.predict(widths) / self._whole("latency") if "latency" in kinds else None
 
     @cached_property
     def _counter(self) -> CostCounter:
@@ -265,5 +265,3 @@ class Planner:
             cache=default_cache() if self._config.cache else None,
             progress=self._context.progress,
         )
-
-

@@ -18,7 +18,7 @@ from oamip_onnx.importance import (
     walk,
 )
 from oamip_onnx.importance import score as score_units
-from oamip_onnx.judging import held_out_loss
+from oamip_onnx.judging import loss_after_repair
 from oamip_onnx.planning import Plan, Planner, alignment_of
 from oamip_onnx.preparation import Prepared, require_groups
 from oamip_onnx.progress import Progress
@@ -33,7 +33,7 @@ def score(prepared: Prepared, config: PruneConfig, progress: Progress | None = N
     """Return the importance of every unit, and the widths that the target asks for.
 
     Where the settings leave open whether widths are uniform or chosen by the program, units are scored for both, and
-    what loses less on held-out samples after the repair is taken.
+    what loses less after the repair is taken.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def best_plan(
     progress: Progress | None = None,
     given: Scores | None = None,
 ) -> tuple[Scores, Plan]:
-    """Return the plan whose units lose least on held-out samples after the repair, and their scores.
+    """Return the plan whose units lose least after the repair, and their scores.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def best_plan(
     SolverError, UnsupportedOperatorError
         As `score` does.
     """
-    judge = held_out_loss(prepared, config)
+    judge = loss_after_repair(prepared, config)
     found: list[tuple[Scores, Plan]] = []
     for plan in reversed(plans):
         scores = given or score_units(config.importance, importance_context(prepared, config, plan.widths, progress))
@@ -232,5 +232,5 @@ def importance_context(
         prepared.logits,
         progress,
         settings,
-        None if config.repair == "none" else held_out_loss(prepared, config),
+        None if config.repair == "none" else loss_after_repair(prepared, config),
     )

@@ -74,9 +74,7 @@ def smallest_within_drop(
         scores, plan = best_plan(prepared, config, [plan], progress)
         kept = select_units(prepared.analysis, plan.widths, scores.values)
         proto = repaired(prepared, config, kept, cut(prepared.model, prepared.analysis, kept)).proto
-        before, after = compare_by(
-            metric, prepared.original.proto, proto, prepared.compared, samples, prepared.options
-        )
+        before, after = compare_by(metric, prepared.original.proto, proto, prepared.compared, samples, prepared.options)
         return _Trial(share, before - after, scores, plan)
 
     low, high = min(plans.least_share("macs") * (1 + _ROUNDING), 1.0), 1.0
@@ -94,8 +92,8 @@ def smallest_within_drop(
             f"{least.drop:.4f}, at {least.share:.1%} of the MACs."
         )
     best = min(kept_limit, key=lambda trial: trial.share)
-    said = f"Of {len(trials)} shares of the MACs, {best.share:.1%} is the smallest that keeps {limit}: the {metric.name}"
-    said += f" drops by {best.drop:.4f}"
+    said = f"Of {len(trials)} shares of the MACs, {best.share:.1%} is the smallest that keeps {limit}: "
+    said += f"the {metric.name} drops by {best.drop:.4f}"
     beyond = [trial for trial in trials if trial.share < best.share]
     if beyond:
         next_one = max(beyond, key=lambda trial: trial.share)

@@ -1,7 +1,5 @@
 """Where samples come from: files, folders, generators, readers, or a random draw. Every source ends as `Samples`."""
 
-import importlib.util
-import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -14,6 +12,7 @@ from onnx import numpy_helper
 
 from oamip_onnx.calibration.checks import check_feeds, check_labels, float_input_from_bytes
 from oamip_onnx.calibration.samples import Samples
+from oamip_onnx.calibration.scripts import import_file
 from oamip_onnx.errors import DataError, UsageError
 from oamip_onnx.model import Array, Model, TensorType
 
@@ -225,14 +224,8 @@ def _read_tensor(path: Path) -> Array:
 def _from_script(path: Path, function: str) -> Iterator[dict[str, Array]]:
     if not path.is_file():
         raise DataError(f"The data script {str(path)!r} does not exist; check the path.")
-    spec = importlib.util.spec_from_file_location(f"oamip_data_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise DataError(f"The data script {str(path)!r} cannot be imported.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
     try:
-        spec.loader.exec_module(module)
-        source = getattr(module, function, None)
+        source = getattr(import_file(path, "data"), function, None)
         parts = (
             None
             if source is None

@@ -20,12 +20,6 @@ _PASS_BYTES = 1 << 29
 # Features above which a layer's moments take too much memory and its inverse too long (VGG-16 reads 25,088 at once).
 LARGEST_READER = 5000
 
-# Share of an output's positions that the activation behind it lets through, independently of those of the others.
-_PASSED = 0.5
-
-# Directions in which errors count less than this, relative to the most important one, are left out.
-_LEAST_DIRECTION = 1e-9
-
 
 def find_readers(context: ImportanceContext) -> tuple[list[Reader], list[str]]:
     """Return the layers whose weights meet units, and the names of those that have no closed form."""
@@ -58,23 +52,12 @@ def _reader(context: ImportanceContext, contraction: Contraction) -> Reader | No
         return None
     cells = contraction.units.ravel()
     unit_of = np.repeat(cells, len(matrix) // len(cells))
-    outputs = np.full(matrix.shape[1], FIXED, dtype=np.int64)
-    labels = context.analysis.labels.get(node.output[0])
-    if labels is not None:
-        factor = labels.factor_over(layout.channel_axis % len(labels.shape))
-        if factor is not None and factor.size == matrix.shape[1]:
-            outputs = factor.ravel()
     padded = np.vstack([matrix, np.zeros(matrix.shape[1])])
-    return Reader(contraction.node, contraction.tensor, layout, padded, unit_of, outputs)
+    return Reader(contraction.node, contraction.tensor, layout, padded, unit_of)
 
 
 class ReaderStates:
     """The layers that read each group, from the last group to the first.
-
-    The errors of a layer's outputs count by what the layers behind it make of them: with B the sum of Wᵤ·Wᵥᵀ over
-    their refit weights for each pair of units u, v, an error δ of the outputs counts δᵀ·(p²·B + (p - p²)·diag B)·δ
-    behind an activation that lets the share p of positions through, each channel independently. Outputs that go count
-    nothing. Where what is behind is not settled yet, all outputs count alike.
 
     Moments are gathered in as few passes over the samples as memory allows, shortly before they are needed, and given
     back as soon as they are not.
@@ -89,15 +72,14 @@ class ReaderStates:
 
     def __init__(self, context: ImportanceContext, readers: Sequence[Reader]) -> None:
         self._context = context
-        self._owner = context.analysis.group_of_unit()
-        groups = [np.unique(self._owner[reader.unit_of[reader.unit_of != FIXED]]) for reader in readers]
+        owner = context.analysis.group_of_unit()
+        groups = [np.unique(owner[reader.unit_of[reader.unit_of != FIXED]]) for reader in readers]
         self._waiting = sorted(
             ((int(read[0]), int(read[-1]), reader) for read, reader in zip(groups, readers, strict=True)),
             key=lambda entry: -entry[1],
         )
         self._gathered: list[tuple[int, int, Reader, FloatArray]] = []
         self._states: list[tuple[int, LayerState]] = []
-        self._importance: dict[int, FloatArray] = {}
 
     def of(self, number: int) -> list[LayerState]:
         """Return the layers that read a group; groups are asked for from the last to the first, each once."""
@@ -105,44 +87,11 @@ class ReaderStates:
             self._gather()
         for first, last, reader, found in self._gathered:
             if last >= number:
-                self._states.append((first, LayerState(reader, found, self._directions(reader))))
+                self._states.append((first, LayerState(reader, found)))
         self._gathered = [entry for entry in self._gathered if entry[1] < number]
         self._states = [(first, state) for first, state in self._states if first <= number]
         group = self._context.analysis.groups[number]
         return [state for _, state in self._states if state.reads(group)]
-
-    def settle(self, number: int, states: Sequence[LayerState]) -> None:
-        """Note what the layers that read a group make of its units now."""
-        group = self._context.analysis.groups[number]
-        total = np.zeros((group.width, group.width))
-        for state in states:
-            units = state.unit_of - group.first_unit
-            rows = np.flatnonzero((units >= 0) & (units < group.width))
-            rows = rows[np.argsort(units[rows], kind="stable")]
-            if len(rows) % group.width or bool((np.bincount(units[rows]) != len(rows) // group.width).any()):
-                continue  # it reads some units more often than others
-            weights = state.weights[rows].reshape(group.width, -1)
-            total += weights @ weights.T
-        self._importance[number] = total
-
-    def _directions(self, reader: Reader) -> FloatArray | None:
-        """Return the matrix T with T·Tᵀ the importance of the outputs, or None where that is not settled."""
-        if bool((reader.outputs == FIXED).any()):
-            return None
-        owners = self._owner[reader.outputs]
-        if not all(int(number) in self._importance for number in np.unique(owners)):
-            return None
-        importance = np.zeros((len(owners), len(owners)))
-        for number in np.unique(owners).tolist():
-            places = np.flatnonzero(owners == number)
-            units = reader.outputs[places] - self._context.analysis.groups[number].first_unit
-            importance[np.ix_(places, places)] = self._importance[number][np.ix_(units, units)]
-        importance = _PASSED**2 * importance + (_PASSED - _PASSED**2) * np.diag(np.diag(importance))
-        values, vectors = np.linalg.eigh(importance)
-        if values[-1] <= 0:
-            return None  # nothing behind it is left
-        chosen = values > _LEAST_DIRECTION * values[-1]
-        return np.asarray(vectors[:, chosen] * np.sqrt(values[chosen]))
 
     def _gather(self) -> None:
         sizes = np.cumsum([8 * len(reader.matrix) ** 2 for _, _, reader in self._waiting])

@@ -1,9 +1,8 @@
 """Group optimal brain surgery: units whose layers behind them can best be refit without them.
 
 A unit's cost is what the error of the layers that read it rises by (`surgeon.py`, equation 1), each relative to the
-energy of the layer's output about its mean, and weighed by what the layers behind make of it (`readers.py`). Units go
-one after the other, the cheapest first, until the planned width is reached; then pairs are exchanged while that lowers
-the sum of errors.
+energy of the layer's output about its mean. Units go one after the other, the cheapest first, until the planned width
+is reached; then pairs are exchanged while that lowers the sum of errors.
 """
 
 import numpy as np
@@ -25,11 +24,10 @@ def reconstruction(context: ImportanceContext) -> Scores:
     readers, skipped = find_readers(context)
     states = ReaderStates(context, readers)
     values = np.zeros(context.analysis.unit_count)
-    # Backwards, so that a layer's errors count by what the narrower layers behind it make of them.
+    # Backwards: a layer that reads several groups is in memory until the first of them is done.
     for number in reversed(range(len(widths))):
         group, own = context.analysis.groups[number], states.of(number)
         values[group.units] = Elimination(group, own).ranking(widths[number])
-        states.settle(number, own)
         context.report("reconstruction", context.analysis.unit_count - group.first_unit, context.analysis.unit_count)
     notes = []
     if skipped:

@@ -50,8 +50,6 @@ class Reader:
         Its weight, shape (features + 1, outputs); zeros behind, for the bias, which no removal touches.
     unit_of
         The unit of each feature, FIXED where it never goes; shape (features,).
-    outputs
-        The unit that each output is, FIXED where it is none; shape (outputs,).
     """
 
     node: int
@@ -59,7 +57,6 @@ class Reader:
     layout: Layout
     matrix: FloatArray
     unit_of: IntArray
-    outputs: IntArray
 
 
 class LayerState:
@@ -71,15 +68,12 @@ class LayerState:
         The layer.
     moments
         XᵀX, shape (features + 1, features + 1).
-    directions
-        Matrix T that errors are multiplied by before their squares are summed, shape (outputs, directions); the
-        identity by default.
     """
 
-    def __init__(self, reader: Reader, moments: FloatArray, directions: FloatArray | None = None) -> None:
+    def __init__(self, reader: Reader, moments: FloatArray) -> None:
         self.reader = reader
         self.unit_of = reader.unit_of
-        self.original = reader.matrix if directions is None else reader.matrix @ directions
+        self.original = reader.matrix
         self.weights = self.original.copy()
         raw = float(np.vdot(self.original, moments @ self.original))
         means = moments[-1] @ self.original

@@ -174,12 +174,13 @@ def _plan_record(findings: Findings) -> PlanRecord | None:
     plan = findings.plan
     if plan is None:
         return None
-    measured = None if findings.latency is None else findings.latency.pruned.p50_ms
-    known = plan.predicted_ms is not None and measured is not None
+    if plan.predicted_share is None or findings.latency is None:
+        return PlanRecord(widths=plan.kind)
+    predicted_ms = plan.predicted_share * findings.latency.original.p50_ms
     return PlanRecord(
         widths=plan.kind,
-        predicted_latency_ms=plan.predicted_ms,
-        latency_error=plan.predicted_ms / measured - 1 if known and plan.predicted_ms and measured else None,
+        predicted_latency_ms=predicted_ms,
+        latency_error=predicted_ms / findings.latency.pruned.p50_ms - 1,
     )
 
 

@@ -415,7 +415,8 @@ class PlanRecord(Record):
     widths
         ``uniform``: the same share of every group; ``program``: by damages and costs; ``threshold``: by scores.
     predicted_latency_ms
-        Latency that measured tables predict, in milliseconds; null where the target limits none.
+        Latency that measured tables predict, as a share of the original's measured one, in milliseconds; null where
+        the target limits none or nothing was measured at the end.
     latency_error
         That prediction relative to what was measured at the end, less 1: 0.1 is 10 % too slow; null without both.
     """

@@ -1,17 +1,15 @@
 """The figure that may drop by so much: top-1 agreement, or a function of the user's."""
 
-import importlib.util
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
-from oamip_onnx.calibration import BATCH_SIZE, Samples
+from oamip_onnx.calibration import BATCH_SIZE, Samples, import_file
 from oamip_onnx.errors import UsageError, closest, first_line
 from oamip_onnx.model import Array, with_outputs
 from oamip_onnx.runtime import RuntimeOptions, Session
@@ -47,7 +45,8 @@ class Metric:
         UsageError
             If the function raises, or returns anything but one finite number.
         """
-        assert self.function is not None
+        if self.function is None:
+            raise ValueError("The agreement compares two models; it is no function of one.")
         try:
             value = self.function(outputs, labels)
         except Exception as error:  # the user's code may raise anything
@@ -78,25 +77,16 @@ def load_metric(text: str) -> Metric:
         raise UsageError(f"The metric {text!r} names no function; write it as file.py:function.")
     if not path.is_file():
         raise UsageError(f"The metric's file {path_text!r} does not exist; check the path.")
-    module = _run(path)
+    try:
+        module = import_file(path, "metric")
+    except Exception as error:  # the user's code may raise anything
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UsageError(f"The metric's file {path_text!r} does not run: {reason}; correct it.") from error
     function = getattr(module, name, None)
     if not callable(function):
         known = [key for key, value in vars(module).items() if callable(value)]
-        raise UsageError(f"The file {path_text!r} has no function {name!r}{closest(name, known)}.")
+        raise UsageError(f"The metric's file {path_text!r} has no function {name!r}{closest(name, known)}.")
     return Metric(name, function)
-
-
-def _run(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"oamip_metric_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # the user's code may raise anything
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise UsageError(f"The metric's file {str(path)!r} does not run: {reason}.") from error
-    return module
 
 
 def compare_by(
