@@ -184,8 +184,7 @@ class Planner:
 
     @cached_property
     def _choices(self) -> list[WidthChoices]:
-        refit = self._config.repair == "least-squares"
-        curves = damage_curves(self._context, self._candidates, refit=refit)
+        curves = damage_curves(self._context, self._candidates)
         return [WidthChoices(widths, damages) for widths, damages in zip(self._candidates, curves, strict=True)]
 
     # Costs, by kind: what tables say, and what is real.

@@ -233,4 +233,5 @@ def importance_context(
         progress,
         settings,
         None if config.repair == "none" else loss_after_repair(prepared, config),
+        config.repair == "least-squares",
     )

@@ -1,18 +1,41 @@
-"""Targets, widths and selection."""
+"""Targets, widths, costs by width and selection."""
+
+import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from graphs import GRAPHS
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import analysed, check_removal_equals_masking
+from oracle import Analysed, analysed, check_removal_equals_masking
 
-from oamip_onnx.budget import costs_of, parse_target, plan_widths, uniform_widths
+from oamip_onnx.budget import (
+    CostCounter,
+    WidthPolynomial,
+    candidate_widths,
+    costs_of,
+    parse_target,
+    plan_widths,
+    total,
+    uniform_widths,
+)
 from oamip_onnx.budget.target import Limit
 from oamip_onnx.budget.widths import first_units
 from oamip_onnx.channels import ChannelGroup, select_units
 from oamip_onnx.errors import TargetError, UsageError
 from oamip_onnx.model import bind_inputs, count_costs, infer_shapes, load_model
+
+
+def planned(found: Analysed, text: str, round_to: int = 1) -> tuple[int, ...]:
+    """Return the uniform widths for a target of counted costs."""
+
+    def costs(widths: Sequence[int]) -> dict[str, float]:
+        after = costs_of(found.model, found.analysis, first_units(found.analysis, widths))
+        return {"macs": after.macs, "params": after.parameters}
+
+    whole = costs([group.width for group in found.analysis.groups])
+    return plan_widths(found.analysis.groups, parse_target(text), costs, whole, round_to)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +186,7 @@ def test_widths_respect_limits(per_block: int, blocks: int, ratio: float, round_
 @pytest.mark.parametrize("kind", ["macs", "params"])
 def test_cost_targets_are_met_by_the_real_model(kind: str) -> None:
     found = analysed(GRAPHS["residual"]())
-    widths = plan_widths(found.model, found.analysis, parse_target(f"{kind}=0.5"))
+    widths = planned(found, f"{kind}=0.5")
     kept = select_units(found.analysis, widths, np.arange(found.analysis.unit_count, dtype=np.float64))
     narrow = load_model(check_removal_equals_masking(found, kept))
     after = count_costs(narrow, infer_shapes(narrow, bind_inputs(narrow)))
@@ -177,23 +200,22 @@ def test_cost_targets_are_met_by_the_real_model(kind: str) -> None:
 def test_unreachable_target_names_the_smallest() -> None:
     found = analysed(GRAPHS["residual"]())
     with pytest.raises(TargetError, match=r"macs=0\.001 cannot be reached; the smallest possible is 0\.\d+"):
-        plan_widths(found.model, found.analysis, parse_target("macs=0.001"))
+        planned(found, "macs=0.001")
 
 
 def test_limits_in_operations_are_those_in_shares() -> None:
     found = analysed(GRAPHS["residual"]())
     full = count_costs(found.model, found.analysis.types)
     for kind, whole in (("macs", full.macs), ("params", full.parameters)):
-        share = plan_widths(found.model, found.analysis, parse_target(f"{kind}=0.5"))
-        assert plan_widths(found.model, found.analysis, parse_target(f"{kind}={whole // 2}")) == share
+        share = planned(found, f"{kind}=0.5")
+        assert planned(found, f"{kind}={whole // 2}") == share
 
 
 @pytest.mark.parametrize(("macs", "params"), [(0.3, 0.9), (0.9, 0.3), (0.6, 0.6)])
 def test_several_limits_are_all_met_and_no_narrower_than_the_tighter_asks(macs: float, params: float) -> None:
     found = analysed(GRAPHS["residual"]())
     both, *alone = (
-        plan_widths(found.model, found.analysis, parse_target(text))
-        for text in (f"macs={macs},params={params}", f"macs={macs}", f"params={params}")
+        planned(found, text) for text in (f"macs={macs},params={params}", f"macs={macs}", f"params={params}")
     )
     assert both == min(alone)
     after, full = (
@@ -209,16 +231,46 @@ def test_unreachable_limits_name_the_smallest_in_the_users_unit() -> None:
     narrowest = uniform_widths(found.analysis.groups, 0.999)
     least = costs_of(found.model, found.analysis, first_units(found.analysis, narrowest)).macs
     with pytest.raises(TargetError, match=rf"target macs=2 cannot be reached; the smallest possible is {least}\."):
-        plan_widths(found.model, found.analysis, parse_target("params=0.9,macs=2"))
+        planned(found, "params=0.9,macs=2")
     with pytest.raises(TargetError, match=r"target macs=0\.002k cannot be.* is \d\.\d{3}k, and --round-to 1 reaches"):
-        plan_widths(found.model, found.analysis, parse_target("macs=0.002k"), round_to=2)
+        planned(found, "macs=0.002k", round_to=2)
 
 
-@pytest.mark.parametrize("text", ["latency=0.5", "macs=0.5,size=1MB", "max-drop=0.01"])
-def test_targets_without_a_plan_are_said(text: str) -> None:
-    found = analysed(GRAPHS["residual"]())
-    with pytest.raises(UsageError, match=r"No widths are planned for the target .* give ratio=, macs= or params="):
-        plan_widths(found.model, found.analysis, parse_target(text))
+@pytest.mark.parametrize("name", sorted(GRAPHS))
+def test_polynomials_are_the_counted_costs(name: str) -> None:
+    found = analysed(GRAPHS[name]())
+    counter, generator = CostCounter(found.model, found.analysis), np.random.default_rng(0)
+    macs, parameters = total(counter.macs_by_node().values()), counter.parameters()
+    for _ in range(3):
+        widths = [
+            int(generator.integers(1, g.width // g.block_count + 1)) * g.block_count for g in found.analysis.groups
+        ]
+        expected = costs_of(found.model, found.analysis, first_units(found.analysis, widths))
+        assert macs(widths) == pytest.approx(expected.macs, rel=1e-9)
+        assert parameters(widths) == pytest.approx(expected.parameters, rel=1e-9)
+
+
+def test_tables_sum_to_the_polynomial() -> None:
+    cost = WidthPolynomial(7.0, {0: 2.0, 2: 3.0}, {(0, 1): 0.5, (1, 1): 0.25})
+    candidates = [np.array([1, 4]), np.array([2, 3, 5]), np.array([6])]
+    budget = cost.budget("macs", 10.0, candidates)
+    for positions in itertools.product(*(range(len(c)) for c in candidates)):
+        widths = [int(c[p]) for c, p in zip(candidates, positions, strict=True)]
+        assert budget.cost(positions) == pytest.approx(cost(widths), rel=1e-12)
+    assert (cost + cost)([1, 2, 3]) == pytest.approx(2 * cost([1, 2, 3]))
+    assert (cost * 3)([1, 2, 3]) == pytest.approx(3 * cost([1, 2, 3]))
+
+
+@given(st.integers(1, 300), st.integers(1, 16), st.integers(0, 8))
+def test_candidates_are_aligned_and_within_the_group(width: int, round_to: int, minimum: int) -> None:
+    group = ChannelGroup("g", ("g",), 0, width, minimum_width=min(minimum, width))
+    (candidates,) = candidate_widths([group], round_to)
+    assert (np.diff(candidates) > 0).all()
+    assert candidates[-1] == width
+    assert len(candidates) <= 34
+    assert candidates[0] >= group.minimum_width
+    inner = candidates[(candidates > group.minimum_width) & (candidates < width)]
+    assert width < 2 * round_to or (inner % round_to == 0).all()
 
 
 def test_selection_takes_the_highest_of_each_block() -> None:

@@ -2,8 +2,8 @@
 
 Each group is eliminated on its own down to its narrowest candidate (`elimination.py`), which gives the reconstruction
 error of the layers that read it at every candidate width. At a few of the widths the loss towards the original's
-outputs is measured, with the readers' weights refit; between them the logarithm of the loss is interpolated along that
-of the error. Beyond the measured widths it goes like the error to the power of `_EXPONENT`.
+outputs is measured, with the readers' weights refit where a repair will do so; between them the logarithm of the loss
+is interpolated along that of the error. Beyond the measured widths it goes like the error to the power of `_EXPONENT`.
 
 How many widths and samples are measured follows from the multiply-accumulate operations of the model, so that it is the
 same on every machine.
@@ -39,19 +39,16 @@ _EXPONENT = 1.25
 _LEAST = 1e-9
 
 
-def damage_curves(
-    context: ImportanceContext, candidates: Sequence[IntArray], *, refit: bool = True
-) -> list[FloatArray]:
+def damage_curves(context: ImportanceContext, candidates: Sequence[IntArray]) -> list[FloatArray]:
     """Return the expected loss of each group at its candidate widths, the others being whole.
 
     Parameters
     ----------
     context
-        The model, its samples and the tensor that the loss is taken of; no widths need be planned.
+        The model, its samples and the tensor that the loss is taken of; no widths need be planned. Where its repair
+        refits weights, so do the measurements.
     candidates
         Widths of each group, ascending, each with equally many units of every block.
-    refit
-        Whether the readers' weights are refit, as a least-squares repair will do.
 
     Returns
     -------
@@ -65,7 +62,7 @@ def damage_curves(
     curves: list[FloatArray] = [np.zeros(len(widths)) for widths in candidates]
     for number in reversed(range(len(candidates))):
         group, own = context.analysis.groups[number], [state.copy() for state in states.of(number)]
-        curves[number] = _curve(measure, number, group, own, candidates[number], refit=refit)
+        curves[number] = _curve(measure, number, group, own, candidates[number])
         context.report("damage", context.analysis.unit_count - group.first_unit, context.analysis.unit_count)
     return curves
 
@@ -76,8 +73,6 @@ def _curve(
     group: ChannelGroup,
     states: Sequence[LayerState],
     widths: IntArray,
-    *,
-    refit: bool,
 ) -> FloatArray:
     narrower = [int(width) for width in widths[::-1] if width < group.width]
     if not narrower:
@@ -89,7 +84,7 @@ def _curve(
         errors.append(error)
         if width in measured:
             points.append(len(errors) - 1)
-            losses.append(measure.loss(number, prefixes, there, states if refit else ()))
+            losses.append(measure.loss(number, prefixes, there, states if measure.refits else ()))
     # Without any reader in closed form the units stand in order, and the losses alone say what widths are worth.
     if errors[-1] <= _LEAST:
         errors = [float(group.width - width) for width in narrower]
@@ -121,6 +116,7 @@ class _Measurement:
 
     def __init__(self, context: ImportanceContext) -> None:
         self._context = context
+        self.refits = context.refits
         groups = max(len(context.analysis.groups), 1)
         one_run = max(count_costs(context.model, context.analysis.types).macs, 1)
         passes = _MACS / one_run * _run_size(context) / groups

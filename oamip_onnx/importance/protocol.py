@@ -52,6 +52,8 @@ class ImportanceContext:
     judge
         Loss towards the original of what becomes of a subset, shape (units,), after the repair that follows; None where
         none follows.
+    refits
+        Whether that repair refits the weights of the layers behind what goes.
     """
 
     model: Model
@@ -64,6 +66,7 @@ class ImportanceContext:
     progress: Progress | None = field(default=None, repr=False)
     oamip: OamipSettings = field(default_factory=OamipSettings)
     judge: Judge | None = field(default=None, repr=False)
+    refits: bool = False
 
     def planned(self, form: str) -> tuple[int, ...]:
         """Return the planned widths for a form that needs them.
