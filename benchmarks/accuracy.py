@@ -1,7 +1,8 @@
 """Accuracy without training, ours beside other tools: Fashion-MNIST test accuracy and latency at equal MACs.
 
     python benchmarks/accuracy.py [--models benchmarks/networks/*.onnx] [--macs 0.6 0.35] [--draws 3] [--samples 1000]
-                                  [--methods NAME … | all] [--full DIR] [--json accuracy.json] [--plot accuracy.svg]
+                                  [--methods NAME … | all] [--round-to 1] [--full DIR] [--json accuracy.json]
+                                  [--plot accuracy.svg]
 
 Every method gets the same unlabelled images of each draw and has to leave at most the same share of the MACs, which are
 counted on the ONNX file that it leaves. Ours are named by what they are made of, importance+repair+widths:
@@ -13,7 +14,9 @@ counted on the ONNX file that it leaves. Ours are named by what they are made of
 
 The others are onnxsim with its own recovery and Torch-Pruning, by their default of one share for every layer and, as
 `…-global`, ranking over all layers; see `peers.py`. Those that are not installed are left out. Their number that says
-how much goes is searched; the seconds leave the search out, but for ours they are all that planning takes.
+how much goes is searched; the seconds leave the search out, but for ours they are all that planning takes. Widths are
+multiples of `--round-to`, save those of onnxsim, which has no such option; convolutions run fastest at multiples of 8
+or 16, so that the latency of widths rounded to 1 says little about what rounding reaches.
 
 Accuracies are means ± standard deviations over the draws. The latency is that of one image on one thread, relative to
 the original's, all models of the first draw taking turns with it: the median over several loads, and the range of the
@@ -65,6 +68,10 @@ USUAL = [
     *PEERS,
 ]
 
+ORDER = list(dict.fromkeys([*USUAL, *METHODS]))
+# Colours of the others; ranked over all layers, a tool keeps its colour.
+WARM = {"onnxsim-l2": "#d62728", "onnxsim-wanda": "#ff9f1c", "tp-magnitude": "#8c564b", "tp-taylor": "#d45fb0"}
+
 # All models of a network and a share take turns: each runs so often, or so long.
 TIMING = BenchSettings(minimum_runs=100, minimum_seconds=0.5, warmup_seconds=0.2, maximum_seconds=30, maximum_runs=2000)
 
@@ -84,10 +91,10 @@ def accuracy_of(proto: onnx.ModelProto, draw: Draw) -> float:
     return float((logits.argmax(axis=1) == draw.test.labels).mean())
 
 
-def pruned_by_ours(method: str, draw: Draw, share: float) -> Outcome:
+def pruned_by_ours(method: str, draw: Draw, share: float, round_to: int) -> Outcome:
     """Return the model that a method of this package leaves of a share of the MACs."""
     importance, repair, widths = method.split("+")
-    settings = {"importance": importance, "repair": repair, "widths": widths}
+    settings = {"importance": importance, "repair": repair, "widths": widths, "round_to": round_to}
     config, prepared = make_config(configuration(f"macs={share:g}", draw.seed), settings), draw.prepared
     began = time.perf_counter()
     scores, plan = score(prepared, config)
@@ -96,10 +103,10 @@ def pruned_by_ours(method: str, draw: Draw, share: float) -> Outcome:
     return proto, time.perf_counter() - began
 
 
-def pruned_by_peer(method: str, draw: Draw, share: float) -> Outcome:
+def pruned_by_peer(method: str, draw: Draw, share: float, round_to: int) -> Outcome:
     """Return the model that another tool leaves of a share of the MACs."""
     whole = macs_of(draw.prepared.original.proto)
-    found = make_peer(method, draw.prepared).prune(share, lambda proto: macs_of(proto) / whole)
+    found = make_peer(method, draw.prepared, round_to).prune(share, lambda proto: macs_of(proto) / whole)
     return found.proto, found.seconds
 
 
@@ -117,7 +124,7 @@ def measure(row: Row, draws: Sequence[Draw]) -> onnx.ModelProto:
     protos, seconds = [], []
     for draw in draws:
         with threadpool_limits(1):
-            proto, took = prune(method, draw, row["share"])
+            proto, took = prune(method, draw, row["share"], row["round_to"])
         protos.append(proto)
         seconds.append(took)
     row["base"] = accuracy_of(original, draws[0])
@@ -212,12 +219,15 @@ def plot(rows: Sequence[Row]) -> str:
     """Return accuracies as SVG: a line of two panels a network, against the MACs and against the latency left."""
     import matplotlib as mpl  # noqa: PLC0415 - only here
     from matplotlib.figure import Figure  # noqa: PLC0415 - only here
+    from matplotlib.lines import Line2D  # noqa: PLC0415 - only here
 
     models = list(dict.fromkeys(row["model"] for row in rows))
-    methods = sorted(dict.fromkeys(row["method"] for row in rows), key=METHODS.index)
+    methods = sorted(dict.fromkeys(row["method"] for row in rows), key=lambda m: (m in PEERS, ORDER.index(m)))
     styles = styles_of(methods)
-    legend_lines = math.ceil(len(methods) / 2)
-    figure = Figure(figsize=(8.0, 2.5 * len(models) + 0.17 * legend_lines + 0.2), layout="constrained")
+    # One column of the legend for ours, one for the others.
+    columns = [[m for m in methods if m not in PEERS], [m for m in methods if m in PEERS]]
+    entries = max(map(len, columns))
+    figure = Figure(figsize=(8.0, 2.4 * len(models) + 0.17 * entries + 0.2), layout="constrained")
     panels = figure.subplots(len(models), 2, squeeze=False, sharey="row")
     handles: dict[str, Any] = {}
     for line, model in enumerate(models):
@@ -234,17 +244,18 @@ def plot(rows: Sequence[Row]) -> str:
             axes.axhline(own[0]["base"], color="black", linestyle="--", linewidth=0.9, zorder=1)
             axes.set_xlabel(f"{key} left", fontsize=8)
             axes.set_title(f"{model}: accuracy against {key} left", fontsize=9)
-            axes.set_ylim(0, 1)
+            axes.set_ylim(0, min(1.0, own[0]["base"] + 0.05))
             axes.tick_params(labelsize=8)
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
         panels[line][0].set_ylabel("test accuracy", fontsize=8)
-    shown = [method for method in methods if method in handles]
+    padded = [method for column in columns if column for method in [*column, *[""] * (entries - len(column))]]
+    blank = Line2D([], [], linestyle="none")
     figure.legend(
-        [handles[method] for method in shown],
-        [label_of(method) for method in shown],
+        [handles.get(method, blank) for method in padded],
+        [label_of(method) if method else "" for method in padded],
         loc="outside lower center",
-        ncols=2,
+        ncols=sum(map(bool, columns)),
         fontsize=7.5,
         frameon=False,
     )
@@ -255,16 +266,22 @@ def plot(rows: Sequence[Row]) -> str:
 
 
 def styles_of(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return the styles of methods: ours blue and round with solid lines, others red and square with broken ones."""
+    """Return the styles of methods: ours in cold colours with solid lines, others in warm ones with dotted lines."""
     import matplotlib as mpl  # noqa: PLC0415 - only here
 
-    styles = {}
-    for ours, colours, line, marker in ((True, "YlGnBu", "-", "o"), (False, "YlOrRd", ":", "s")):
-        family = [method for method in methods if (method not in PEERS) == ours]
-        shades = mpl.colormaps[colours](np.linspace(1.0, 0.4, max(len(family), 2)))
-        for shade, method in zip(shades, family, strict=False):
-            bold = 2.2 if method == DEFAULT else 1.2
-            styles[method] = {"color": shade, "linestyle": line, "marker": marker, "ms": 3.5, "linewidth": bold}
+    ours = [method for method in methods if method not in PEERS]
+    shades = mpl.colormaps["YlGnBu"](np.linspace(1.0, 0.4, max(len(ours), 2)))
+    styles: dict[str, dict[str, Any]] = {}
+    for number, method in enumerate(ours):
+        width = 2.0 if method == DEFAULT else 1.1
+        marker = "oDv^<>PX"[number % 8]
+        styles[method] = {"color": shades[number], "marker": marker, "ms": 4.0, "linewidth": width, "zorder": 3}
+    for method in methods:
+        if method in PEERS:
+            kind = method.removesuffix("-global")
+            face = WARM[kind] if method == kind else "white"
+            styles[method] = {"color": WARM[kind], "markerfacecolor": face, "marker": "s", "ms": 4.0, "zorder": 2}
+            styles[method] |= {"linestyle": ":", "linewidth": 1.1}
     return styles
 
 
@@ -284,6 +301,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--samples", type=int, default=1000, help="unlabelled images of a draw")
     parser.add_argument("--methods", nargs="+", choices=["all", *METHODS], default=USUAL, metavar="NAME")
+    parser.add_argument("--round-to", type=int, default=1, help="multiple of the widths, but for onnxsim")
     parser.add_argument("--loads", type=int, default=5, help="how often each model is loaded to be timed")
     parser.add_argument("--full", type=Path, metavar="DIR")
     parser.add_argument("--json", type=Path)
@@ -302,7 +320,7 @@ def arguments() -> argparse.Namespace:
 def key_of(path: Path, share: float, method: str, args: argparse.Namespace) -> Row:
     """Return what tells a measurement from others."""
     data = "shipped" if args.full is None else "full"
-    settings = {"draws": args.draws, "samples": args.samples, "data": data}
+    settings = {"draws": args.draws, "samples": args.samples, "data": data, "round_to": args.round_to}
     return {"model": path.stem, "share": share, "method": method, **settings}
 
 
@@ -328,8 +346,9 @@ def main() -> None:
             for row in own:
                 print(line_of(row), flush=True)
             of_run += own
-    if args.plot:
-        args.plot.write_text(plot([row for row in of_run if not row.get("error")]))
+    found = [row for row in of_run if not row.get("error")]
+    if args.plot and found:
+        args.plot.write_text(plot(found))
 
 
 if __name__ == "__main__":

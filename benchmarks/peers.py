@@ -84,13 +84,15 @@ class Peer:
         The model and its samples.
     across
         Whether units are ranked over all layers.
+    round_to
+        What widths are to be multiples of, where the tool can be told.
     """
 
     needs: ClassVar[tuple[str, ...]]
     install: ClassVar[str]
 
-    def __init__(self, prepared: Prepared, *, across: bool) -> None:
-        self.prepared, self.across = prepared, across
+    def __init__(self, prepared: Prepared, *, across: bool, round_to: int) -> None:
+        self.prepared, self.across, self.round_to = prepared, across, round_to
 
     def cut(self, ratio: float) -> onnx.ModelProto:
         """Return the model without a share of its units; each tool has its own way."""
@@ -186,10 +188,10 @@ class TorchPruning(Peer):
     needs = ("torch", "torch_pruning", "onnxscript")
     install = "pip install torch 'torch-pruning>=1.6' onnxscript"
 
-    def __init__(self, prepared: Prepared, *, across: bool) -> None:
+    def __init__(self, prepared: Prepared, *, across: bool, round_to: int) -> None:
         import torch  # noqa: PLC0415 - a package that few have
 
-        super().__init__(prepared, across=across)
+        super().__init__(prepared, across=across, round_to=round_to)
         torch.set_num_threads(1)
         self.network = checked_network(prepared)
 
@@ -213,6 +215,7 @@ class TorchPruning(Peer):
             global_pruning=self.across,
             pruning_ratio=ratio,
             ignored_layers=[classifier(network)],
+            round_to=self.round_to if self.round_to > 1 else None,
         ).step()
         return exported(network, example, self.prepared.original)
 
@@ -248,7 +251,7 @@ PEERS: dict[str, tuple[type[Peer], str, bool]] = {
 }
 
 
-def make_peer(name: str, prepared: Prepared) -> Peer:
+def make_peer(name: str, prepared: Prepared, round_to: int = 1) -> Peer:
     """Return a tool that is ready for a model.
 
     Raises
@@ -257,7 +260,7 @@ def make_peer(name: str, prepared: Prepared) -> Peer:
         If it cannot be used on this model.
     """
     peer, _, across = PEERS[name]
-    return peer(prepared, across=across)
+    return peer(prepared, across=across, round_to=round_to)
 
 
 def module(name: str) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from oamip_onnx.channels import Heads
 from oamip_onnx.choices import PAPER_LOSS_WEIGHT, Decoupling, Form, Head, Importance, Preset, RepairName, Widths
@@ -20,11 +20,13 @@ class PruneConfig(BaseModel):
     Attributes
     ----------
     target
-        What to shrink to: ``ratio=0.5`` removes half of the units of every group; ``macs=0.5`` and ``params=0.5``
-        leave at most half of the costs, ``macs=250M`` and ``params=1.5M`` at most so many, and several of these behind
-        commas must all hold; ``threshold=0.2`` keeps what OAMIP scores above 0.2.
+        What to shrink to: ``ratio=0.5`` removes half of the units of every group; ``macs=0.5``, ``params=0.5``,
+        ``latency=0.5`` and ``size=0.5`` leave at most half of the costs, ``macs=250M``, ``params=1.5M``,
+        ``latency=8ms`` and ``size=4MB`` at most so much, and several of these behind commas must all hold;
+        ``max-drop=0.01`` goes as far as the metric drops by no more; ``threshold=0.2`` keeps what OAMIP scores above
+        0.2.
     importance
-        How units are ranked; ``auto`` takes OAMIP or the reconstruction, whichever the repair makes most of.
+        How units are ranked; ``auto`` takes the reconstruction where the repair refits weights, and OAMIP elsewhere.
     preset
         ``paper`` sets what the other settings leave open to the authors' program.
     form
@@ -61,12 +63,23 @@ class PruneConfig(BaseModel):
         Most nodes of SCIP's search in one program.
     solver_seconds
         Most seconds of SCIP's search in one program.
+    widths
+        How widths are found for limits of costs: ``uniform``, the same share of every group; ``program``, with the
+        least damage by a mathematical program; ``auto`` takes what loses less after the repair.
+    metric
+        ``file.py:function``, the figure that ``max-drop`` is about: the function gets the outputs by name over all
+        samples and the labels or None, and returns a number, the larger the better. By default top-1 agreement with
+        the original.
     repair
         How the consumers make up for what went.
     memory_limit
         Bytes that the rows of one refit may take, and as many again for the original's responses.
     round_to
-        Widths are rounded to multiples of this; 1 leaves them free.
+        Widths are rounded to multiples of this; 1 leaves them free, and ``auto`` finds the multiple that pays on this
+        CPU.
+    min_width, max_ratio
+        By glob, or regular expression behind ``re:``, on nodes and tensors: the fewest units of a group that must
+        stay, and the largest share of them that may go.
     samples
         Use at most this many calibration samples.
     images
@@ -131,7 +144,9 @@ class PruneConfig(BaseModel):
     metric: str | None = None
     repair: RepairName = "least-squares"
     memory_limit: int = Field(default=1 << 30, ge=1)
-    round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = 8
+    round_to: int | Literal["auto"] = 8
+    min_width: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    max_ratio: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
     samples: int | None = Field(default=None, ge=1)
     images: int | None = Field(default=None, ge=1)
     ignore: tuple[str, ...] = ()
@@ -146,6 +161,17 @@ class PruneConfig(BaseModel):
     workers: int = Field(default=0, ge=0)
     scheduler: str | None = None
     cache: bool = True
+
+    @field_validator("round_to", mode="before")
+    @classmethod
+    def _multiple(cls, value: object) -> object:
+        """Return the multiple of widths, which the command line gives as text."""
+        if value == "auto":
+            return value
+        multiple = int(value) if isinstance(value, str) and value.isdecimal() else value
+        if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
+            raise ValueError("it must be a whole number from 1 on, or auto")
+        return multiple
 
     @model_validator(mode="before")
     @classmethod
@@ -202,7 +228,8 @@ def make_config(*layers: Mapping[str, Any]) -> PruneConfig:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"The setting {name!r} does not take {first['input']!r}: {first['msg']}.") from error
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"The setting {name!r} does not take {first['input']!r}: {reason}.") from error
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -263,7 +290,7 @@ def command_options(config: PruneConfig) -> list[str]:
 
 # Settings that `oamip prune` has an option of its own for.
 _OPTIONS = frozenset(
-    "target importance preset lossless input_range repair round_to ignore allow_inexact provider".split()
+    "target importance preset lossless input_range metric repair round_to ignore allow_inexact provider".split()
 )
 
 

@@ -38,6 +38,9 @@ _UNUSED = 0.03
 # A corrected limit lies this much below what the correction asks for.
 _MARGIN = 1e-3
 
+# What the file says about its making takes less than this.
+_METADATA_BYTES = 512
+
 # The latency of candidates is measured this long: what is written is measured again at the end.
 _MEASURED = BenchSettings(minimum_runs=20, minimum_seconds=0.5, warmup_runs=3, warmup_seconds=0.1, maximum_seconds=20)
 
@@ -222,7 +225,7 @@ class Planner:
             return self._cost(limit.kind, widths)
         prepared, kept = self._prepared, first_units(self._analysis, widths)
         if limit.kind == "size":
-            return cut(prepared.stored, self._analysis, kept).ByteSize()
+            return cut(prepared.stored, self._analysis, kept).ByteSize() + _METADATA_BYTES
         narrow = cut(prepared.model, self._analysis, kept)
         feeds = prepared.samples.one_run()
         found = compare_latency(
@@ -249,7 +252,7 @@ class Planner:
         """Bytes of the file: the weights, and all else, which hardly changes."""
         stored = CostCounter(self._prepared.stored, self._analysis).weight_bytes()
         whole = [float(group.width) for group in self._analysis.groups]
-        rest = self._prepared.stored.proto.ByteSize() - stored(whole)
+        rest = self._prepared.stored.proto.ByteSize() + _METADATA_BYTES - stored(whole)
         return total([stored, WidthPolynomial(rest)])
 
     @cached_property

@@ -11,7 +11,7 @@ import onnx
 
 from oamip_onnx.calibration import Samples, Source, check_label_range, load_samples, random_samples
 from oamip_onnx.certify import input_box
-from oamip_onnx.channels import ChannelAnalysis, analyse, comparable_tensor
+from oamip_onnx.channels import ChannelAnalysis, analyse, comparable_tensor, with_minimum_widths
 from oamip_onnx.config import PruneConfig
 from oamip_onnx.errors import DataError, NothingToPruneError
 from oamip_onnx.importance import find_logits
@@ -115,7 +115,7 @@ def analyse_as(model: Model, types: Mapping[str, TensorType], config: PruneConfi
     ModelError, UsageError
         If the operands of a node do not fit each other, or a pattern matches nothing.
     """
-    return analyse(
+    analysis = analyse(
         model,
         types,
         ignore=config.ignore,
@@ -123,6 +123,7 @@ def analyse_as(model: Model, types: Mapping[str, TensorType], config: PruneConfi
         allow_inexact=config.allow_inexact,
         heads=config.heads,
     )
+    return with_minimum_widths(model, analysis, config.min_width, config.max_ratio)
 
 
 def _load(source: ModelSource, config: PruneConfig, options: RuntimeOptions) -> tuple[Model, Model, Model]:

@@ -60,7 +60,7 @@ def test_json_is_the_contract(work: Path) -> None:
     assert result["schema_version"] == 1
     assert set(result) == {
         *("schema_version", "original", "pruned", "speedup", "verification", "drift", "groups", "pinned", "solver"),
-        *("certificates", "lossless", "repair", "importance", "notes", "seconds", "environment", "config"),
+        *("certificates", "lossless", "plan", "repair", "importance", "notes", "seconds", "environment", "config"),
         *("layers", "command"),
     }
     assert set(result["verification"]) == {"passed", "max_abs_error", "max_rel_error", "tolerance", "samples"}
@@ -122,7 +122,11 @@ def test_configuration_file_and_command_line(work: Path) -> None:
         (["prune", "model.onnx", "out.onnx", "--data", "data.npz", "--ignore", "*"], 3, "nothing to prune"),
         (["prune", "model.onnx", "out.onnx", "--data", "data.npz", "--importance", "best"], 2, "does not take 'best'"),
         (["prune", "model.onnx", "out.onnx", "--data", "data.npz", "--repair", "glue"], 2, "does not take 'glue'"),
-        (["prune", "model.onnx", "out.onnx", "--data", "data.npz", "--round-to", "0"], 2, "'round_to' does not take 0"),
+        (
+            ["prune", "model.onnx", "out.onnx", "--data", "data.npz", "--round-to", "0"],
+            2,
+            "'round_to' does not take '0': it must be a whole number from 1",
+        ),
         (["prune", "model.onnx", "out.onnx", "--data", "data.npz", "--provider", "warp"], 2, "no provider 'warp'"),
         (["prune", "model.onnx", "out.onnx", "--data", "data.npz", "--config", "none.toml"], 2, "cannot be read"),
         (["prune", "model.onnx", "out.onnx", "--data", "data.npz", "--json", "no/r.json"], 3, "does not exist"),

@@ -267,6 +267,7 @@ def test_rounding_that_removes_much_more_than_asked_is_said(fashion: Path, round
         repair="none",
         samples=20,
         round_to=round_to,
+        widths="uniform",
         bench=False,
     )
     said = [note for note in result.report.notes if note.startswith(f"Widths in multiples of {round_to} leave")]

@@ -158,8 +158,13 @@ def test_repeatable() -> None:
     assert "reconstruction" in CRITERIA
 
 
-def test_auto_takes_what_the_repair_makes_most_of(work: Path) -> None:
+def test_auto_is_the_reconstruction_where_weights_are_refit(work: Path) -> None:
     result = oamip_onnx.prune(work / "model.onnx", work / "data.npz", round_to=1, bench=False)
+    assert result.report.importance == "reconstruction"
+
+
+def test_auto_takes_what_the_repair_makes_most_of(work: Path) -> None:
+    result = oamip_onnx.prune(work / "model.onnx", work / "data.npz", round_to=1, bench=False, repair="bias")
     (reason,) = (note for note in result.report.notes if note.startswith("Of the criteria"))
     losses = [float(number) for number in re.findall(r"\d\.\d{4}", reason)]
     assert losses[0] == min(losses)

@@ -12,6 +12,7 @@ from oamip_onnx.channels.groups import (
     TargetElement,
 )
 from oamip_onnx.channels.labels import FIXED, BoolArray, IntArray, Labels, lookup
+from oamip_onnx.channels.limits import with_minimum_widths
 from oamip_onnx.channels.outputs import comparable_tensor
 from oamip_onnx.channels.reasons import Absence, Cells, Reasons, analyse_with_reasons
 from oamip_onnx.channels.remedies import CONSTRAINTS, REMEDIES, Constraint, Remedy
@@ -50,4 +51,5 @@ __all__ = [
     "select_units",
     "slice_array",
     "vanished_consumers",
+    "with_minimum_widths",
 ]

@@ -14,7 +14,10 @@ RandomData = Annotated[bool | None, typer.Option("--random-data", help="Draw sam
 Samples = Annotated[int | None, typer.Option(help="Use at most this many samples.", metavar="N")]
 Target = Annotated[
     str | None,
-    typer.Option(help="ratio=R removes the share R of every group; macs=F, params=F leave F.", metavar="KIND=VALUE"),
+    typer.Option(
+        help="ratio=R removes the share R of every group; macs=, params=, latency= or size=F leave F.",
+        metavar="KIND=VALUE",
+    ),
 ]
 Importance = Annotated[
     str | None,
@@ -24,7 +27,7 @@ Form = Annotated[str | None, typer.Option(help="auto, response, layerwise, shift
 Preset = Annotated[str | None, typer.Option(help="default, or paper: the authors' program.", metavar="NAME")]
 Scheduler = Annotated[str | None, typer.Option(help="Solve on a Dask cluster: tcp://host:8786.", metavar="ADDRESS")]
 NoCache = Annotated[bool | None, typer.Option("--no-cache", help="Neither keep nor reuse solved programs.")]
-RoundTo = Annotated[int | None, typer.Option(help="Round widths to multiples of N.", metavar="N")]
+RoundTo = Annotated[str | None, typer.Option(help="Round widths to multiples of N, or auto.", metavar="N")]
 Ignore = Annotated[
     list[str] | None,
     typer.Option(help="Leave these nodes or tensors alone: a glob, or re: and an expression.", metavar="PATTERN"),

@@ -40,6 +40,10 @@ def prune(
         # Of use with --lossless alone, whose help names it.
         list[str] | None, typer.Option(help="0,1 or NAME=0,1.", metavar="RANGE", hidden=True)
     ] = None,
+    metric: Annotated[
+        # Of use with max-drop alone, which the guide explains.
+        str | None, typer.Option(help="What max-drop is about.", metavar="FILE.PY:FUNCTION", hidden=True)
+    ] = None,
     repair: Annotated[str | None, typer.Option(help="least-squares, bias or none.", metavar="NAME")] = None,
     round_to: options.RoundTo = None,
     ignore: options.Ignore = None,
@@ -67,6 +71,7 @@ def prune(
             preset=preset,
             lossless=lossless,
             input_range=tuple(input_range or ()),
+            metric=metric,
             repair=repair,
             round_to=round_to,
             ignore=ignore,
