@@ -1,5 +1,6 @@
 """What becomes of a subset of units: the model without the others, repaired, and its loss."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -9,10 +10,13 @@ from oamip_onnx.calibration import ActivationStream, Samples
 from oamip_onnx.channels import BoolArray
 from oamip_onnx.config import PruneConfig
 from oamip_onnx.importance import Judge, Loss, loss_of
-from oamip_onnx.model import Array
+from oamip_onnx.model import Array, with_initializers
 from oamip_onnx.preparation import Prepared
 from oamip_onnx.repair import REPAIRS, RepairContext, Repaired
 from oamip_onnx.surgery import cut
+
+# Repairs that are remembered: those of the plans that are compared.
+_REMEMBERED = 4
 
 
 def loss_after_repair(prepared: Prepared, config: PruneConfig) -> Judge:
@@ -41,9 +45,16 @@ def loss_after_repair(prepared: Prepared, config: PruneConfig) -> Judge:
 
 
 def repaired(prepared: Prepared, config: PruneConfig, kept: BoolArray, narrow: onnx.ModelProto) -> Repaired:
-    """Return the cut model after the repair that the settings name; as it was cut where they name none."""
+    """Return the cut model after the repair that the settings name; as it was cut where they name none.
+
+    The last repairs are remembered: what was judged best is repaired already.
+    """
     if config.repair == "none":
         return Repaired(narrow)
+    key = f"{config.repair} {config.seed} {config.memory_limit} ".encode() + kept.tobytes()
+    found = prepared.repairs.get(key)
+    if found is not None:
+        return replace(found, proto=with_initializers(narrow, found.updates))
     context = RepairContext(
         prepared.model,
         prepared.analysis,
@@ -54,7 +65,11 @@ def repaired(prepared: Prepared, config: PruneConfig, kept: BoolArray, narrow: o
         config.seed,
         config.memory_limit,
     )
-    return REPAIRS[config.repair](context)
+    found = REPAIRS[config.repair](context)
+    while len(prepared.repairs) >= _REMEMBERED:
+        del prepared.repairs[next(iter(prepared.repairs))]
+    prepared.repairs[key] = found
+    return found
 
 
 def _values(prepared: Prepared, proto: onnx.ModelProto, samples: Samples) -> Array:

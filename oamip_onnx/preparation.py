@@ -1,7 +1,7 @@
 """A model with its samples and channels, before anything is decided."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from oamip_onnx.certify import input_box
 from oamip_onnx.channels import ChannelAnalysis, analyse, comparable_tensor, with_minimum_widths
 from oamip_onnx.config import PruneConfig
 from oamip_onnx.errors import DataError, NothingToPruneError
-from oamip_onnx.importance import find_logits
+from oamip_onnx.importance import MomentStore, find_logits
 from oamip_onnx.model import (
     Model,
     TensorType,
@@ -24,7 +24,7 @@ from oamip_onnx.model import (
     infer_shapes,
     load_model,
 )
-from oamip_onnx.repair import with_biases
+from oamip_onnx.repair import Repaired, with_biases
 from oamip_onnx.runtime import RuntimeOptions, runs
 
 _RANDOM_SAMPLES = 64
@@ -50,6 +50,10 @@ class Prepared:
         The tensor that drift is measured on.
     logits
         The tensor that importance takes a loss of.
+    moments
+        Moments of what layers read, as far as they are known.
+    repairs
+        The last repairs, by settings and units.
     """
 
     original: Model
@@ -61,6 +65,8 @@ class Prepared:
     options: RuntimeOptions
     compared: str
     logits: str
+    moments: MomentStore = field(default_factory=MomentStore, repr=False, compare=False)
+    repairs: dict[bytes, Repaired] = field(default_factory=dict, repr=False, compare=False)
 
 
 def prepare(
@@ -96,7 +102,8 @@ def prepare(
     compared = comparable_tensor(model, analysis)
     logits = find_logits(model, types, compared)
     check_classes(samples, types[logits])
-    return Prepared(original, stored, model, samples, types, analysis, options, compared, logits)
+    moments = MomentStore(config.memory_limit)
+    return Prepared(original, stored, model, samples, types, analysis, options, compared, logits, moments)
 
 
 def _ranges(model: Model, config: PruneConfig) -> dict[str, tuple[float, float]] | None:

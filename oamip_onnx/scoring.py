@@ -234,4 +234,5 @@ def importance_context(
         settings,
         None if config.repair == "none" else loss_after_repair(prepared, config),
         config.repair == "least-squares",
+        prepared.moments,
     )

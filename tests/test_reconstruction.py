@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from test_importance import context_of
 
 import oamip_onnx
 from oamip_onnx.channels import select_units
-from oamip_onnx.importance import CRITERIA, ImportanceContext, score
+from oamip_onnx.importance import CRITERIA, ImportanceContext, MomentStore, score
+from oamip_onnx.importance.readers import find_readers
 from oamip_onnx.importance.surgeon import LayerState, Reader
 
 FloatArray = npt.NDArray[np.float64]
@@ -101,10 +103,11 @@ def test_a_copy_of_a_channel_goes_first() -> None:
 
 def subset_error(context: ImportanceContext, kept: npt.NDArray[np.bool_]) -> float:
     """Return the error of the layer behind a single group, refit on its features in numpy."""
-    from oamip_onnx.importance.readers import find_readers, gather_moments
+    from oamip_onnx.importance.moments import gather_moments
+    from oamip_onnx.importance.readers import find_readers
 
     readers, _ = find_readers(context)
-    (moments,) = gather_moments(context, readers)
+    (moments,) = gather_moments(context.model, readers, context.samples, context.options, context.seed)
     state = LayerState(readers[0], moments)
     return refit_error(state, readers[0].matrix, set(np.flatnonzero(~kept).tolist()))
 
@@ -195,6 +198,19 @@ def test_passes_over_the_samples_do_not_change_the_scores(monkeypatch: pytest.Mo
     at_once = score("reconstruction", context).values
     monkeypatch.setattr(module, "_PASS_BYTES", 1)
     np.testing.assert_array_equal(score("reconstruction", context).values, at_once)
+
+
+def test_moments_that_are_kept_are_those_that_are_gathered() -> None:
+    context = context_of(analysed(GRAPHS["concat_branches"]()))
+    plain = score("reconstruction", context).values
+    store = MomentStore(1 << 20)
+    keeping = replace(context, moments=store)
+    first, again = (score("reconstruction", keeping).values for _ in range(2))
+    np.testing.assert_array_equal(first, plain)
+    np.testing.assert_array_equal(again, plain)
+    readers, _ = find_readers(context)
+    assert all(store.get(reader) is not None for reader in readers)
+    assert MomentStore(0).get(readers[0]) is None
 
 
 def same_samples() -> dict[str, npt.NDArray[np.float32]]:

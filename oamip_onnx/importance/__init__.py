@@ -6,6 +6,7 @@ from oamip_onnx.importance.front import FrontPoint, Subnetwork, subnetworks, wal
 from oamip_onnx.importance.joint import authors_options, joint_scores
 from oamip_onnx.importance.layerwise import layerwise_scores
 from oamip_onnx.importance.logits import Loss, find_logits, loss_of
+from oamip_onnx.importance.moments import MomentStore
 from oamip_onnx.importance.oamip import FORMS, oamip
 from oamip_onnx.importance.protocol import (
     CRITERIA,
@@ -31,6 +32,7 @@ __all__ = [
     "ImportanceContext",
     "Judge",
     "Loss",
+    "MomentStore",
     "OamipSettings",
     "Scores",
     "Subnetwork",

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oamip_onnx.calibration import BATCH_SIZE
-from oamip_onnx.channels import BoolArray, ChannelGroup
+from oamip_onnx.channels import FIXED, BoolArray, ChannelGroup
 from oamip_onnx.importance.elimination import Elimination
 from oamip_onnx.importance.logits import Loss, loss_of
 from oamip_onnx.importance.measuring import select_samples
@@ -59,12 +59,20 @@ def damage_curves(context: ImportanceContext, candidates: Sequence[IntArray]) ->
     readers, _ = find_readers(context)
     states = ReaderStates(context, readers)
     measure = _Measurement(context)
+    owners = context.analysis.group_of_unit()
     curves: list[FloatArray] = [np.zeros(len(widths)) for widths in candidates]
     for number in reversed(range(len(candidates))):
-        group, own = context.analysis.groups[number], [state.copy() for state in states.of(number)]
-        curves[number] = _curve(measure, number, group, own, candidates[number])
+        group, own = context.analysis.groups[number], states.of(number)
+        # A layer that reads several groups is narrowed by each of them alone.
+        shared = [state.copy() if len(_groups_of(state, owners)) > 1 else state for state in own]
+        curves[number] = _curve(measure, number, group, shared, candidates[number])
         context.report("damage", context.analysis.unit_count - group.first_unit, context.analysis.unit_count)
     return curves
+
+
+def _groups_of(state: LayerState, owners: IntArray) -> IntArray:
+    """Return the groups that a layer reads."""
+    return np.unique(owners[state.unit_of[state.unit_of != FIXED]])
 
 
 def _curve(

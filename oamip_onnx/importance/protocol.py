@@ -11,6 +11,7 @@ from oamip_onnx.calibration import ActivationStream, Samples
 from oamip_onnx.channels import BoolArray, ChannelAnalysis
 from oamip_onnx.errors import UsageError, closest
 from oamip_onnx.formulation import Program
+from oamip_onnx.importance.moments import MomentStore
 from oamip_onnx.importance.scores import Scores
 from oamip_onnx.importance.settings import OamipSettings
 from oamip_onnx.model import Array, Model
@@ -54,6 +55,8 @@ class ImportanceContext:
         none follows.
     refits
         Whether that repair refits the weights of the layers behind what goes.
+    moments
+        Moments of what layers read that are known already.
     """
 
     model: Model
@@ -67,6 +70,7 @@ class ImportanceContext:
     oamip: OamipSettings = field(default_factory=OamipSettings)
     judge: Judge | None = field(default=None, repr=False)
     refits: bool = False
+    moments: MomentStore = field(default_factory=MomentStore, repr=False)
 
     def planned(self, form: str) -> tuple[int, ...]:
         """Return the planned widths for a form that needs them.

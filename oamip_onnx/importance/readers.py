@@ -3,16 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from oamip_onnx.calibration import BATCH_SIZE, ActivationStream, draw_rows, layout_of, moments, with_ones
+from oamip_onnx.calibration import layout_of
 from oamip_onnx.channels import FIXED, Contraction
+from oamip_onnx.importance.moments import gather_moments
 from oamip_onnx.importance.protocol import ImportanceContext
 from oamip_onnx.importance.scores import FloatArray
 from oamip_onnx.importance.surgeon import LayerState, Reader
-
-# Output positions of one sample that enter the moments, on average.
-_POSITIONS_PER_SAMPLE = 200
 
 # Bytes of moments that one pass over the samples gathers.
 _PASS_BYTES = 1 << 29
@@ -87,30 +84,23 @@ class ReaderStates:
             self._gather()
         for first, last, reader, found in self._gathered:
             if last >= number:
-                self._states.append((first, LayerState(reader, found)))
+                self._states.append((first, LayerState(reader, found.copy())))
         self._gathered = [entry for entry in self._gathered if entry[1] < number]
         self._states = [(first, state) for first, state in self._states if first <= number]
         group = self._context.analysis.groups[number]
         return [state for _, state in self._states if state.reads(group)]
 
     def _gather(self) -> None:
+        context, store = self._context, self._context.moments
         sizes = np.cumsum([8 * len(reader.matrix) ** 2 for _, _, reader in self._waiting])
         count = max(int((sizes <= _PASS_BYTES).sum()), 1)
         batch, self._waiting = self._waiting[:count], self._waiting[count:]
-        found = gather_moments(self._context, [reader for _, _, reader in batch])
-        self._gathered += [(*entry, own) for entry, own in zip(batch, found, strict=True)]
-
-
-def gather_moments(context: ImportanceContext, readers: Sequence[Reader]) -> list[npt.NDArray[np.float64]]:
-    """Return XᵀX of what each layer reads, (features + 1, features + 1), from one pass over the samples."""
-    sums = [np.zeros((len(reader.matrix),) * 2) for reader in readers]
-    samples = context.samples
-    limit = (samples.run_size or min(BATCH_SIZE, samples.count)) * _POSITIONS_PER_SAMPLE
-    generator = np.random.default_rng(context.seed)
-    stream = ActivationStream(context.model.proto, [reader.tensor for reader in readers], context.options)
-    for batch in stream.batches(samples):
-        for number, reader in enumerate(readers):
-            data = batch[reader.tensor]
-            chosen = draw_rows(reader.layout.count(data), limit, generator)
-            sums[number] += moments(with_ones(reader.layout.rows(data, chosen)))[0]
-    return sums
+        known = [store.get(reader) for _, _, reader in batch]
+        missing = [reader for (_, _, reader), found in zip(batch, known, strict=True) if found is None]
+        gathered = iter(
+            gather_moments(context.model, missing, context.samples, context.options, context.seed) if missing else ()
+        )
+        for entry, found in zip(batch, known, strict=True):
+            own = next(gathered) if found is None else found
+            store.put(entry[2], own)
+            self._gathered.append((*entry, own))

@@ -67,7 +67,7 @@ class LayerState:
     reader
         The layer.
     moments
-        XᵀX, shape (features + 1, features + 1).
+        XᵀX, shape (features + 1, features + 1); the ridge is added to them.
     """
 
     def __init__(self, reader: Reader, moments: FloatArray) -> None:
@@ -80,7 +80,7 @@ class LayerState:
         energy = raw - float(means @ means) / max(float(moments[-1, -1]), 1.0)
         # An output that never changes has nothing to reconstruct: a bias gives it.
         self.energy = energy if energy > _CONSTANT * raw else np.inf
-        self.moments = moments.copy()
+        self.moments = moments
         scale = float(np.diag(moments)[:-1].mean()) or 1.0  # features that are always zero
         features = np.arange(len(moments) - 1)  # the ones are not pulled
         self.moments[features, features] += _RIDGE * scale
