@@ -107,7 +107,9 @@ def subset_error(context: ImportanceContext, kept: npt.NDArray[np.bool_]) -> flo
     from oamip_onnx.importance.readers import find_readers
 
     readers, _ = find_readers(context)
-    (moments,) = gather_moments(context.model, readers, context.samples, context.options, context.seed)
+    (moments,) = gather_moments(
+        context.model, context.analysis.types, readers, context.samples, context.options, context.seed
+    )
     state = LayerState(readers[0], moments)
     return refit_error(state, readers[0].matrix, set(np.flatnonzero(~kept).tolist()))
 

@@ -1,13 +1,14 @@
 """Second moments of what layers read, gathered from the samples and kept between uses."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from oamip_onnx.calibration import ActivationStream, Samples, draw_rows, moments, with_ones
 from oamip_onnx.importance.surgeon import Reader
-from oamip_onnx.model import Model
+from oamip_onnx.model import Model, TensorType
 from oamip_onnx.runtime import RuntimeOptions
 
 FloatArray = npt.NDArray[np.float64]
@@ -21,7 +22,7 @@ _RUN_SAMPLES, _RUN_BYTES = 64, 1 << 28
 
 
 class MomentStore:
-    """Moments by layer, as far as memory allows; the others are gathered anew.
+    """Moments of the layers of one model on one set of samples, as far as memory allows; the others are gathered anew.
 
     Parameters
     ----------
@@ -31,32 +32,33 @@ class MomentStore:
 
     def __init__(self, limit_bytes: int = 0) -> None:
         self._left = limit_bytes
-        self._kept: dict[tuple[str, str], FloatArray] = {}
+        self._kept: dict[int, FloatArray] = {}
 
     def get(self, reader: Reader) -> FloatArray | None:
         """Return the moments of what a layer reads, or None; they are not to be changed."""
-        return self._kept.get(_key(reader))
+        return self._kept.get(reader.node)
 
     def put(self, reader: Reader, found: FloatArray) -> None:
         """Keep moments, if there is room."""
-        if found.nbytes <= self._left and _key(reader) not in self._kept:
+        if found.nbytes <= self._left and reader.node not in self._kept:
             self._left -= found.nbytes
-            self._kept[_key(reader)] = found
-
-
-def _key(reader: Reader) -> tuple[str, str]:
-    return reader.tensor, repr(reader.layout)
+            self._kept[reader.node] = found
 
 
 def gather_moments(
-    model: Model, readers: Sequence[Reader], samples: Samples, options: RuntimeOptions, seed: int
+    model: Model,
+    types: Mapping[str, TensorType],
+    readers: Sequence[Reader],
+    samples: Samples,
+    options: RuntimeOptions,
+    seed: int,
 ) -> list[FloatArray]:
     """Return XᵀX of what each layer reads, (features + 1, features + 1), from one pass over the samples.
 
     Parameters
     ----------
-    model
-        The model.
+    model, types
+        The model, and the types of its tensors in one run.
     readers
         The layers.
     samples
@@ -69,9 +71,8 @@ def gather_moments(
     sums = [np.zeros((len(reader.matrix),) * 2) for reader in readers]
     generators = [np.random.default_rng([seed, reader.node]) for reader in readers]
     stream = ActivationStream(model.proto, [reader.tensor for reader in readers], options)
-    first = next(iter(stream.batches(samples.take(slice(0, samples.run_size or 1)))))
-    sample_bytes = sum(first[name].nbytes for name in {reader.tensor for reader in readers})
-    size = samples.run_size or int(np.clip(_RUN_BYTES // max(sample_bytes, 1), 1, min(_RUN_SAMPLES, samples.count)))
+    run_bytes = sum(types[n].dtype.itemsize * math.prod(types[n].shape) for n in {r.tensor for r in readers})
+    size = samples.run_size or int(np.clip(_RUN_BYTES // max(run_bytes, 1), 1, min(_RUN_SAMPLES, samples.count)))
     for batch in stream.batches(samples, size):
         for number, reader in enumerate(readers):
             data = batch[reader.tensor]

@@ -97,10 +97,13 @@ class ReaderStates:
         batch, self._waiting = self._waiting[:count], self._waiting[count:]
         known = [store.get(reader) for _, _, reader in batch]
         missing = [reader for (_, _, reader), found in zip(batch, known, strict=True) if found is None]
-        gathered = iter(
-            gather_moments(context.model, missing, context.samples, context.options, context.seed) if missing else ()
-        )
+        gathered = iter(_gathered(context, missing) if missing else ())
         for entry, found in zip(batch, known, strict=True):
             own = next(gathered) if found is None else found
             store.put(entry[2], own)
             self._gathered.append((*entry, own))
+
+
+def _gathered(context: ImportanceContext, readers: Sequence[Reader]) -> list[FloatArray]:
+    types = context.analysis.types
+    return gather_moments(context.model, types, readers, context.samples, context.options, context.seed)
