@@ -314,6 +314,8 @@ def arguments() -> argparse.Namespace:
         # The programs of OAMIP take longer than all the others together.
         args.methods = [method for method in args.methods if not method.startswith("oamip")]
     args.methods = installed(METHODS if "all" in args.methods else list(dict.fromkeys(args.methods)))
+    if not args.methods:
+        raise SystemExit("There is nothing to compare.")
     return args
 
 

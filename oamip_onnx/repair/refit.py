@@ -44,8 +44,9 @@ RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 # The search for the ridge starts here and goes on while the error falls.
 _FIRST_RIDGE = 2
 
-# Turns between weights and targets behind an activation: they change little after these.
-_TURNS = 5
+# Turns between weights and targets behind an activation at most; they end when one lowers the error by less than this
+# share.
+_TURNS, _LEAST_GAIN = 5, 0.002
 
 
 def repair_least_squares(context: RepairContext) -> Repaired:
@@ -170,6 +171,9 @@ class _Refit:
                 break
             current = _Candidate(matrix, _error(self._rows[1], matrix), start.ridge, turn)
             found.append(current)
+            before = found[-2].error if turn > 1 else start.error
+            if turns == _TURNS and current.error > (1 - _LEAST_GAIN) * before:
+                break
         return found or [start]
 
     def _shifted(self, features: FloatArray, cross: FloatArray) -> FloatArray:
