@@ -2,7 +2,7 @@
 
     python benchmarks/accuracy.py [--models benchmarks/networks/*.onnx] [--macs 0.6 0.35] [--draws 3] [--samples 1000]
                                   [--methods NAME … | all] [--round-to 1] [--full DIR] [--json accuracy.json]
-                                  [--plot accuracy.svg]
+                                  [--plot accuracy.svg] [--latency 0.9 0.8 0.7] [--figure latency.svg]
 
 Every method gets the same unlabelled images of each draw and has to leave at most the same share of the MACs, which are
 counted on the ONNX file that it leaves. Ours are named by what they are made of, importance+repair+widths:
@@ -11,6 +11,9 @@ counted on the ONNX file that it leaves. Ours are named by what they are made of
 * the repair `none`, `bias` or `least-squares`;
 * widths that are `uniform`, the same share of every layer, `program`, chosen by a program over damages and costs, or
   `auto`, the better of both. `auto+least-squares+auto` is what `prune` does by default, apart from the rounding.
+
+With `--latency`, `auto+least-squares+latency` is added at those shares of the original's latency: what `prune` does by
+default for `--target latency=F`. `--figure` draws accuracies against latencies alone.
 
 The others are onnxsim with its own recovery and Torch-Pruning, by their default of one share for every layer and, as
 `…-global`, ranking over all layers; see `peers.py`. Those that are not installed are left out. Their number that says
@@ -54,8 +57,10 @@ from oamip_onnx.verify import run_output
 
 IMPORTANCES = ("auto", "oamip", "reconstruction", "magnitude", "activation", "random")
 DEFAULT = "auto+least-squares+auto"
+BY_LATENCY = "auto+least-squares+latency"
 OURS = [f"{importance}+{repair}+uniform" for importance in IMPORTANCES for repair in ("none", "bias", "least-squares")]
 OURS += [f"{importance}+least-squares+{w}" for importance in ("reconstruction", "auto") for w in ("program", "auto")]
+OURS += [BY_LATENCY]
 METHODS = [*OURS, *PEERS]
 USUAL = [
     DEFAULT,
@@ -95,7 +100,10 @@ def pruned_by_ours(method: str, draw: Draw, share: float, round_to: int) -> Outc
     """Return the model that a method of this package leaves of a share of the MACs."""
     importance, repair, widths = method.split("+")
     settings = {"importance": importance, "repair": repair, "widths": widths, "round_to": round_to}
-    config, prepared = make_config(configuration(f"macs={share:g}", draw.seed), settings), draw.prepared
+    target = f"macs={share:g}"
+    if method == BY_LATENCY:
+        target, settings["widths"] = f"latency={share:g}", "auto"
+    config, prepared = make_config(configuration(target, draw.seed), settings), draw.prepared
     began = time.perf_counter()
     scores, plan = score(prepared, config)
     kept = select_units(prepared.analysis, plan.widths, scores.values)
@@ -194,7 +202,7 @@ def label_of(method: str) -> str:
     if method in PEERS:
         return PEERS[method][1]
     importance, repair, widths = method.split("+")
-    return f"{importance} + {repair}, {widths} widths"
+    return f"{importance} + {repair}, {widths} {'target' if method == BY_LATENCY else 'widths'}"
 
 
 def line_of(row: Row) -> str:
@@ -215,8 +223,11 @@ def deviation(values: Sequence[float]) -> str:
     return f"{np.std(values, ddof=1):.4f}" if len(values) > 1 else "?"
 
 
-def plot(rows: Sequence[Row]) -> str:
-    """Return accuracies as SVG: a line of two panels a network, against the MACs and against the latency left."""
+def plot(rows: Sequence[Row], *, latency_only: bool = False) -> str:
+    """Return accuracies as SVG: a line of two panels a network, against the MACs and against the latency left.
+
+    With `latency_only` there is one panel a network, two in a line.
+    """
     import matplotlib as mpl  # noqa: PLC0415 - only here
     from matplotlib.figure import Figure  # noqa: PLC0415 - only here
     from matplotlib.lines import Line2D  # noqa: PLC0415 - only here
@@ -227,12 +238,16 @@ def plot(rows: Sequence[Row]) -> str:
     # One column of the legend for ours, one for the others.
     columns = [[m for m in methods if m not in PEERS], [m for m in methods if m in PEERS]]
     entries = max(map(len, columns))
-    figure = Figure(figsize=(8.0, 2.4 * len(models) + 0.17 * entries + 0.2), layout="constrained")
-    panels = figure.subplots(len(models), 2, squeeze=False, sharey="row")
+    keys = ("latency",) if latency_only else ("MACs", "latency")
+    lines = -(-len(models) * len(keys) // 2)
+    figure = Figure(figsize=(8.0, 2.4 * lines + 0.17 * entries + 0.2), layout="constrained")
+    panels = figure.subplots(lines, 2, squeeze=False, sharey="row").ravel()
+    for axes in panels[len(models) * len(keys) :]:
+        axes.set_visible(False)
     handles: dict[str, Any] = {}
     for line, model in enumerate(models):
         own = [row for row in rows if row["model"] == model]
-        for axes, key in zip(panels[line], ("MACs", "latency"), strict=True):
+        for axes, key in zip(panels[line * len(keys) :], keys, strict=False):
             for method in methods:
                 points = sorted((r for r in own if r["method"] == method), key=lambda r: r["share"])
                 if not points:
@@ -248,7 +263,7 @@ def plot(rows: Sequence[Row]) -> str:
             axes.tick_params(labelsize=8)
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
-        panels[line][0].set_ylabel("test accuracy", fontsize=8)
+        panels[line * len(keys)].set_ylabel("test accuracy", fontsize=8)
     padded = [method for column in columns if column for method in [*column, *[""] * (entries - len(column))]]
     blank = Line2D([], [], linestyle="none")
     figure.legend(
@@ -273,7 +288,7 @@ def styles_of(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
     shades = mpl.colormaps["YlGnBu"](np.linspace(1.0, 0.4, max(len(ours), 2)))
     styles: dict[str, dict[str, Any]] = {}
     for number, method in enumerate(ours):
-        width = 2.0 if method == DEFAULT else 1.1
+        width = 2.0 if method in (DEFAULT, BY_LATENCY) else 1.1
         marker = "oDv^<>PX"[number % 8]
         styles[method] = {"color": shades[number], "marker": marker, "ms": 4.0, "linewidth": width, "zorder": 3}
     for method in methods:
@@ -298,6 +313,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, nargs="+", default=sorted(NETWORKS.glob("*.onnx")))
     parser.add_argument("--macs", type=float, nargs="+", default=[0.6, 0.35], help="shares of the MACs left")
+    parser.add_argument("--latency", type=float, nargs="+", default=[], help="shares of the latency left, ours alone")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--samples", type=int, default=1000, help="unlabelled images of a draw")
     parser.add_argument("--methods", nargs="+", choices=["all", *METHODS], default=USUAL, metavar="NAME")
@@ -306,6 +322,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--full", type=Path, metavar="DIR")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, metavar="SVG", help="draw accuracy against MACs and latency")
+    parser.add_argument("--figure", type=Path, metavar="SVG", help="draw accuracy against latency alone")
     parser.add_argument("--quick", action="store_true", help="one small draw of LeNet-5, as a smoke test")
     args = parser.parse_args()
     if args.quick:
@@ -340,8 +357,9 @@ def main() -> None:
     of_run: list[Row] = []
     for path in args.models:
         prepared = cache(partial(draws_of, path, args))  # not at all where the file holds every row
-        for share in args.macs:
-            wanted = [key_of(path, share, method, args) for method in args.methods]
+        by_macs = [m for m in args.methods if m != BY_LATENCY]
+        for share, methods in [*((s, by_macs) for s in args.macs), *((s, [BY_LATENCY]) for s in args.latency)]:
+            wanted = [key_of(path, share, method, args) for method in methods]
             add_rows(rows, wanted, prepared, args)
             own = [next(row for row in rows if same(row, key)) for key in wanted]
             print(heading(next((row for row in own if not row.get("error")), {"base": math.nan})))
@@ -351,6 +369,8 @@ def main() -> None:
     found = [row for row in of_run if not row.get("error")]
     if args.plot and found:
         args.plot.write_text(plot(found))
+    if args.figure and found:
+        args.figure.write_text(plot(found, latency_only=True))
 
 
 if __name__ == "__main__":

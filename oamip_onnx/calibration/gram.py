@@ -62,7 +62,8 @@ def moments(left: Array, right: Array | None = None) -> FloatArray:
                 total[group] += own.T @ own
             else:
                 # Nothing is inverted here: single precision within a chunk is as exact as the targets.
-                total[group] += left[group, part].T @ right[group, part]
+                a, b = (values[group, part].astype(np.float32, copy=False) for values in (left, right))
+                total[group] += a.T @ b
     return total
 
 
