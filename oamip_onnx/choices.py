@@ -8,7 +8,7 @@ Form = Literal["auto", "response", "layerwise", "shift", "gate"]
 Decoupling = Literal["none", "mean", "max"]
 Head = Literal["linear", "hidden", "pooled"]
 Widths = Literal["auto", "uniform", "program"]
-RepairName = Literal["least-squares", "bias", "none"]
+RepairName = Literal["least-squares", "bias", "batch-norm", "none"]
 
 # The weight λ of the loss in the paper.
 PAPER_LOSS_WEIGHT = 5.0

@@ -71,7 +71,8 @@ class PruneConfig(BaseModel):
         samples and the labels or None, and returns a number, the larger the better. By default top-1 agreement with
         the original.
     repair
-        How the consumers make up for what went.
+        How the layers behind make up for what went: ``least-squares`` refits weights and biases, ``bias`` shifts
+        biases, ``batch-norm`` takes the statistics of batch norms anew, ``none`` leaves all as it is.
     memory_limit
         Bytes that the rows of one refit may take, and as many again for the original's responses.
     round_to

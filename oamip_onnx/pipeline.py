@@ -417,6 +417,7 @@ def _repair(
             f"to {after.sqnr_db:.1f} dB."
         )
         return Repaired(narrow, {}, found.steps)
+    notes += found.notes
     return found
 
 

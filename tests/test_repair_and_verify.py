@@ -21,6 +21,7 @@ from oamip_onnx.verify import (
     compare_with_masked,
     measure_drift,
     require_passed,
+    run_output,
     with_scattered,
 )
 
@@ -174,6 +175,71 @@ def test_grouped_and_transposed_convolutions_are_refit(name: str) -> None:
     fresh = Samples(feeds_for(found.model, 8, 100))
     before = measure_drift(found.model.proto, context.cut, "y", fresh, OPTIONS).sqnr_db
     assert measure_drift(found.model.proto, repaired.proto, "y", fresh, OPTIONS).sqnr_db > before + 1
+
+
+def test_too_few_samples_are_said() -> None:
+    found = analysed(GRAPHS["conv_stride_dilation_auto_pad"]())
+    kept = random_kept(found.analysis, 0, 0.6)
+    assert repair_least_squares(context_of(found, kept)).notes == ()
+    b = Builder(["N", 30], seed=1)
+    wide = analysed(b.finish(b.gemm(b.add("Relu", b.gemm("x", 30, 40)), 40, 5)))
+    few = repair_least_squares(context_of(wide, random_kept(wide.analysis, 0, 0.6), 10))
+    (note,) = few.notes
+    width = int(random_kept(wide.analysis, 0, 0.6).sum())
+    assert f"needs {width + 1} samples" in note
+    assert note.startswith("10 samples are too few to refit 1 layers freely")
+    assert few.updates or all(step.skipped for step in few.steps)
+
+
+def test_dead_and_equal_features_are_no_obstacle() -> None:
+    b = Builder(["N", 6], seed=2)
+    weights = b.random.normal(size=(6, 8)).astype(np.float32)
+    weights[:, 1] = weights[:, 0]  # equal
+    weights[:, 2] = 0.0  # dead
+    hidden = b.add("Relu", b.add("MatMul", "x", b.constant(weights)))
+    found = analysed(b.finish(b.gemm(hidden, 8, 3)))
+    kept = np.ones(found.analysis.unit_count, dtype=np.bool_)
+    kept[-1] = False
+    repaired = repair_least_squares(context_of(found, kept))
+    assert repaired.updates
+    for values in repaired.updates.values():
+        assert np.isfinite(values.astype(np.float64)).all()
+
+
+def batch_norm(b: Builder, x: str, channels: int) -> str:
+    """Add a batch norm with statistics that are not those of its input."""
+    parameters = [b.random.normal(size=channels) for _ in range(3)] + [b.random.uniform(0.5, 2, channels)]
+    return b.add("BatchNormalization", x, *(b.constant(values.astype(np.float32)) for values in parameters))
+
+
+def test_statistics_of_batch_norms_are_those_of_what_reaches_them() -> None:
+    b = Builder(["N", 3, 8, 8], seed=4)
+    hidden = b.add("Relu", batch_norm(b, b.conv("x", 3, 8), 8))
+    found = analysed(b.finish(b.add("Relu", batch_norm(b, b.conv(hidden, 8, 6), 6))))
+    kept = random_kept(found.analysis, 0, 0.5)
+    context = context_of(found, kept)
+    repaired = REPAIRS["batch-norm"](context)
+    last = [node for node in repaired.proto.graph.node if node.op_type == "BatchNormalization"][-1]
+    values = run_output(repaired.proto, last.input[0], context.samples, OPTIONS).astype(np.float64)
+    arrays = {t.name: numpy_helper.to_array(t) for t in repaired.proto.graph.initializer}
+    np.testing.assert_allclose(arrays[last.input[3]], values.mean(axis=(0, 2, 3)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(arrays[last.input[4]], values.var(axis=(0, 2, 3)), rtol=1e-4)
+    masked = with_scattered(found.model, found.analysis, kept, repaired.updates)
+    few = context.samples.take(slice(0, 16))
+    assert compare_with_masked(masked, found.analysis, kept, repaired.proto, few, OPTIONS).passed
+
+
+def test_batch_norms_that_cannot_be_set_are_said() -> None:
+    b = Builder(["N", 3, 8, 8], seed=4)
+    hidden = b.conv("x", 3, 8)
+    shared = [b.constant(np.ones(8, np.float32)) for _ in range(4)]
+    both = [b.add("BatchNormalization", hidden, *shared) for _ in range(2)]
+    found = analysed(b.finish(b.conv(b.add("Add", *both), 8, 4)))
+    context = context_of(found, random_kept(found.analysis, 0, 0.5), 8)
+    repaired = REPAIRS["batch-norm"](context)
+    assert not repaired.updates
+    assert all("another node shares its statistics" in step.skipped for step in repaired.steps)
+    assert len(repaired.steps) == 2
 
 
 def test_a_memory_limit_that_is_too_small_is_said() -> None:

@@ -44,7 +44,7 @@ def prune(
         # Of use with max-drop alone, which the guide explains.
         str | None, typer.Option(help="What max-drop is about.", metavar="FILE.PY:FUNCTION", hidden=True)
     ] = None,
-    repair: Annotated[str | None, typer.Option(help="least-squares, bias or none.", metavar="NAME")] = None,
+    repair: Annotated[str | None, typer.Option(help="least-squares, bias, batch-norm or none.", metavar="NAME")] = None,
     round_to: options.RoundTo = None,
     ignore: options.Ignore = None,
     allow_inexact: options.AllowInexact = None,

@@ -3,8 +3,9 @@
 from oamip_onnx.repair.context import HELD_OUT_SHARE, RepairContext, Repaired, RepairStep
 from oamip_onnx.repair.prepare import with_biases
 from oamip_onnx.repair.refit import repair_bias, repair_least_squares
+from oamip_onnx.repair.statistics import repair_batch_norm
 
-REPAIRS = {"bias": repair_bias, "least-squares": repair_least_squares}
+REPAIRS = {"batch-norm": repair_batch_norm, "bias": repair_bias, "least-squares": repair_least_squares}
 """Repairs by the name that `--repair` takes; ``none`` is the absence of one."""
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "RepairContext",
     "RepairStep",
     "Repaired",
+    "repair_batch_norm",
     "repair_bias",
     "repair_least_squares",
     "with_biases",

@@ -80,11 +80,14 @@ class Repaired:
         The changed initializers by name, in the narrower shapes.
     steps
         What was done, in network order.
+    notes
+        Sentences for the report.
     """
 
     proto: onnx.ModelProto
     updates: Mapping[str, Array] = field(default_factory=dict)
     steps: tuple[RepairStep, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def initializer_array(proto: onnx.ModelProto, name: str) -> Array:

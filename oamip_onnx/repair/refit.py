@@ -36,7 +36,7 @@ from oamip_onnx.repair.context import (
     initializer_array,
 )
 from oamip_onnx.repair.fits import Fit, find_fits
-from oamip_onnx.repair.rows import Rows, RowSource, memory_finding
+from oamip_onnx.repair.rows import Rows, RowSource, few_samples_note, memory_finding
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -77,7 +77,7 @@ def _repair(context: RepairContext, ridges: Sequence[float]) -> Repaired:
         if changed:
             updates |= changed
             proto = with_initializers(proto, changed)
-    return Repaired(proto, updates, tuple(steps))
+    return Repaired(proto, updates, tuple(steps), few_samples_note(context, fits) if ridges else ())
 
 
 @dataclass(frozen=True)

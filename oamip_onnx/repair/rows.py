@@ -153,6 +153,23 @@ def feature_count(context: RepairContext, fit: Fit) -> int:
     return 1 + sum(sizes[part.weight] // outputs for part in fit.parts)
 
 
+def few_samples_note(context: RepairContext, fits: Sequence[Fit]) -> tuple[str, ...]:
+    """Return a sentence where layers have fewer output positions in all samples than features to be refit."""
+    needed: dict[str, int] = {}
+    for fit in fits:
+        shape = context.analysis.types[fit.target].shape
+        outputs = shape[fit.layout.channel_axis]
+        positions = max(math.prod(shape) // max(outputs, 1) // (context.samples.run_size or 1), 1)
+        wanted = math.ceil(feature_count(context, fit) / positions)
+        if wanted > context.samples.count:
+            needed[context.model.node_name(fit.parts[-1].index)] = wanted
+    if not needed:
+        return ()
+    name = max(needed, key=lambda n: needed[n])
+    said = f"{context.samples.count} samples are too few to refit {len(needed)} layers freely, so that they are held "
+    return (f"{said}towards their old weights: {name!r} needs {needed[name]} samples.",)
+
+
 def memory_finding(context: RepairContext, fit: Fit) -> str:
     """Return why memory does not suffice for a fit; empty where it does."""
     groups, features = fit.layout.groups, feature_count(context, fit)
