@@ -10,5 +10,16 @@ Head = Literal["linear", "hidden", "pooled"]
 Widths = Literal["auto", "uniform", "program"]
 RepairName = Literal["least-squares", "bias", "batch-norm", "none"]
 
+# Units of sizes, in bytes.
+SIZES: dict[str, int] = {
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+}
+
 # The weight λ of the loss in the paper.
 PAPER_LOSS_WEIGHT = 5.0

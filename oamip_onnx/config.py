@@ -1,6 +1,7 @@
 """What a user may set, validated; TOML in and out."""
 
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from oamip_onnx.channels import Heads
-from oamip_onnx.choices import PAPER_LOSS_WEIGHT, Decoupling, Form, Head, Importance, Preset, RepairName, Widths
+from oamip_onnx.choices import PAPER_LOSS_WEIGHT, SIZES, Decoupling, Form, Head, Importance, Preset, RepairName, Widths
 from oamip_onnx.errors import UsageError, closest
 from oamip_onnx.model import write_text
 
@@ -74,7 +75,8 @@ class PruneConfig(BaseModel):
         How the layers behind make up for what went: ``least-squares`` refits weights and biases, ``bias`` shifts
         biases, ``batch-norm`` takes the statistics of batch norms anew, ``none`` leaves all as it is.
     memory_limit
-        Bytes that the rows of one refit may take, and as many again for the original's responses.
+        Bytes that the rows of one refit may take, as many again for the original's responses, and the moments that are
+        kept between uses; also as text with a unit, such as ``512MiB``.
     round_to
         Widths are rounded to multiples of this; 1 leaves them free, and ``auto`` finds the multiple that pays on this
         CPU.
@@ -173,6 +175,18 @@ class PruneConfig(BaseModel):
         if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
             raise ValueError("it must be a whole number from 1 on, or auto")
         return multiple
+
+    @field_validator("memory_limit", mode="before")
+    @classmethod
+    def _bytes(cls, value: object) -> object:
+        """Return the bytes of a size such as ``512MiB``."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", value) if isinstance(value, str) else None
+        if found is None:
+            return value
+        unit = found[2] or "B"
+        if unit not in SIZES:
+            raise ValueError(f"its unit must be one of {', '.join(SIZES)}")
+        return int(float(found[1]) * SIZES[unit])
 
     @model_validator(mode="before")
     @classmethod
@@ -291,7 +305,8 @@ def command_options(config: PruneConfig) -> list[str]:
 
 # Settings that `oamip prune` has an option of its own for.
 _OPTIONS = frozenset(
-    "target importance preset lossless input_range metric repair round_to ignore allow_inexact provider".split()
+    "target importance preset lossless input_range metric memory_limit repair round_to ignore allow_inexact "
+    "provider".split()
 )
 
 

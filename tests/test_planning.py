@@ -394,6 +394,23 @@ def test_scores_alone_know_no_drop() -> None:
     failed(oamip("score", *arguments), 2, "max-drop=0.01 is found by pruning; give oamip prune for it")
 
 
+# Memory.
+
+
+def test_memory_is_limited_in_the_users_unit() -> None:
+    assert make_config({"memory_limit": "512MiB"}).memory_limit == 2**29
+    assert make_config({"memory_limit": "1.5GB"}).memory_limit == 1_500_000_000
+    assert make_config({"memory_limit": "4096"}).memory_limit == 4096
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("512mib", "its unit must be one of B, KB"), ("much", "valid integer"), ("0", "greater than")]
+)
+def test_wrong_memory_limits_are_said(tmp_path: Path, text: str, message: str) -> None:
+    arguments = ["prune", NETWORK, tmp_path / "out.onnx", "--random-data", "--memory-limit", text]
+    failed(oamip(*arguments), 2, message)
+
+
 # How narrow the user lets groups become.
 
 

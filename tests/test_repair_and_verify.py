@@ -249,7 +249,7 @@ def test_a_memory_limit_that_is_too_small_is_said() -> None:
     assert not repaired.updates
     for step in repaired.steps:
         assert "features need" in step.skipped
-        assert "--set memory_limit=" in step.skipped
+        assert "--memory-limit " in step.skipped
 
 
 def test_a_small_memory_limit_reads_fewer_rows_and_more_passes() -> None:

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
 
+from oamip_onnx.choices import SIZES
 from oamip_onnx.errors import UsageError, closest
 from oamip_onnx.model import Model
 
 _COUNTS = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _TIMES: Mapping[str, int | Fraction] = {"us": Fraction(1, 1000), "ms": 1, "s": 1000}
-_SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 # The costs that can be limited, each with its units in multiples of operations, parameters, milliseconds and bytes.
 COSTS: Mapping[str, Mapping[str, int | Fraction]] = MappingProxyType(
-    {"macs": _COUNTS, "params": _COUNTS, "latency": _TIMES, "size": _SIZES}
+    {"macs": _COUNTS, "params": _COUNTS, "latency": _TIMES, "size": SIZES}
 )
 
 # Targets that say how the widths are found, and so go with no others.

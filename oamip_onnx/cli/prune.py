@@ -44,6 +44,10 @@ def prune(
         # Of use with max-drop alone, which the guide explains.
         str | None, typer.Option(help="What max-drop is about.", metavar="FILE.PY:FUNCTION", hidden=True)
     ] = None,
+    memory_limit: Annotated[
+        # Of use for the largest models alone, whose notes name it.
+        str | None, typer.Option(help="What a refit may hold, such as 512MiB.", metavar="SIZE", hidden=True)
+    ] = None,
     repair: Annotated[str | None, typer.Option(help="least-squares, bias, batch-norm or none.", metavar="NAME")] = None,
     round_to: options.RoundTo = None,
     ignore: options.Ignore = None,
@@ -72,6 +76,7 @@ def prune(
             lossless=lossless,
             input_range=tuple(input_range or ()),
             metric=metric,
+            memory_limit=memory_limit,
             repair=repair,
             round_to=round_to,
             ignore=ignore,

@@ -179,7 +179,7 @@ def memory_finding(context: RepairContext, fit: Fit) -> str:
         return ""
     return (
         f"its {features - 1:,} features need {needed / 1e6:,.0f} MB and the memory limit is "
-        f"{context.memory_bytes / 1e6:,.0f} MB (--set memory_limit={needed} reaches it)"
+        f"{context.memory_bytes / 1e6:,.0f} MB (--memory-limit {needed} reaches it)"
     )
 
 
