@@ -90,6 +90,14 @@ class _Candidate:
     turns: int = 0
 
 
+@dataclass(frozen=True)
+class _Factor:
+    """The Cholesky factor of the normal equations of one group, and what pulls each feature to its old weights."""
+
+    triangle: tuple[FloatArray, bool]
+    pull: FloatArray
+
+
 class _Refit:
     """One fit: its rows, and the weights that it may take."""
 
@@ -164,9 +172,10 @@ class _Refit:
         """Return what turns between weights and targets make of a solution."""
         found = []
         current = start
+        factors = self._factors(features, start.ridge or 0.0)
         for turn in range(1, turns + 1):
             cross = sum((moments(r.features, _reachable(r, current.matrix)) for r in rows), np.zeros(()))
-            matrix = self._solved(features, cross, start.ridge or 0.0)
+            matrix = None if factors is None else self._solution(factors, cross)
             if matrix is None:
                 break
             current = _Candidate(matrix, _error(self._rows[1], matrix), start.ridge, turn)
@@ -185,18 +194,30 @@ class _Refit:
 
     def _solved(self, features: FloatArray, cross: FloatArray, ridge: float) -> FloatArray | None:
         """Return equation 1, or None where the normal equations are singular."""
+        factors = self._factors(features, ridge)
+        return None if factors is None else self._solution(factors, cross)
+
+    def _factors(self, features: FloatArray, ridge: float) -> list[_Factor] | None:
+        """Return the factorised normal equations of each group, or None where one of them is singular."""
         size = self._old.shape[1] - (not self._has_bias)
-        result = self._old.copy()
-        for group in range(len(result)):
-            diagonal = np.diag(features[group])[:-1]
+        found = []
+        for group in features:
+            diagonal = np.diag(group)[:-1]
             pull = np.zeros(size)
             pull[: len(diagonal)] = ridge * max(float(diagonal.mean()), np.finfo(np.float64).tiny)
-            matrix = features[group, :size, :size] + np.diag(pull)
-            right = cross[group, :size] + pull[:, None] * self._old[group, :size]
             try:
-                result[group, :size] = cho_solve(cho_factor(matrix), right)
+                found.append(_Factor(cho_factor(group[:size, :size] + np.diag(pull)), pull))
             except LinAlgError:
                 return None
+        return found
+
+    def _solution(self, factors: Sequence[_Factor], cross: FloatArray) -> FloatArray | None:
+        """Return the solution of factorised normal equations, or None where it is not finite."""
+        result = self._old.copy()
+        for group, factor in enumerate(factors):
+            size = len(factor.pull)
+            right = cross[group, :size] + factor.pull[:, None] * self._old[group, :size]
+            result[group, :size] = cho_solve(factor.triangle, right)
         return result if bool(np.isfinite(result).all()) else None
 
     def _changes(self, chosen: _Candidate) -> dict[str, Array]:
