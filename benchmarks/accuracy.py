@@ -73,7 +73,7 @@ USUAL = [
     *PEERS,
 ]
 
-ORDER = list(dict.fromkeys([*USUAL, *METHODS]))
+ORDER = list(dict.fromkeys([BY_LATENCY, *USUAL, *METHODS]))
 # Colours of the others; ranked over all layers, a tool keeps its colour.
 WARM = {"onnxsim-l2": "#d62728", "onnxsim-wanda": "#ff9f1c", "tp-magnitude": "#8c564b", "tp-taylor": "#d45fb0"}
 
