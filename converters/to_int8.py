@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,10 +15,14 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from oamip_onnx.errors import DataError, ModelError, first_line
 
+from .formats import Exported, ExportTask, Feeds
+from .to_mixed import choose_kept, layers_of, with_node_names
+
 # The first opset whose DequantizeLinear has an axis.
 _AXIS_OPSET = 13
 
-Feeds = Mapping[str, npt.NDArray[np.generic]]
+# Of the layers, the share that may stay in float32: with more of them, little of the speed is left.
+_MOST_KEPT = 0.25
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc] # ONNX Runtime ships no types
@@ -57,37 +61,74 @@ def to_int8(model: onnx.ModelProto, feeds: Iterable[Feeds]) -> onnx.ModelProto:
     runs = list(feeds)
     if not runs:
         raise DataError("The int8 variant needs samples for the ranges of its activations; none were given.")
+    return _quantised(model, prepared(model), runs, ())
+
+
+def export(task: ExportTask, _path: Path) -> Exported:
+    """Return the model in int8, less the layers whose errors keep the output from the bound: a quarter at most."""
+    plain = prepared(task.model)
+    layers = layers_of(plain)
+
+    def make(kept: Sequence[int]) -> onnx.ModelProto:
+        return _quantised(task.model, plain, task.feeds, [plain.graph.node[number].name for number in kept])
+
+    found, kept = choose_kept(plain, make, task, int(_MOST_KEPT * len(layers)))
+    return Exported(found, tuple(plain.graph.node[number].name for number in kept))
+
+
+def prepared(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with named nodes and batch norms folded into convolutions: they would stay in float32.
+
+    Raises
+    ------
+    ModelError
+        If ONNX Runtime's preparation fails.
+    """
     try:
-        with tempfile.TemporaryDirectory(prefix="oamip-") as folder, _quiet():
-            source, prepared, quantised = (
-                Path(folder) / f"{name}.onnx" for name in ("source", "prepared", "quantised")
-            )
+        with tempfile.TemporaryDirectory(prefix="oamip-") as folder, quiet():
+            source, result = Path(folder) / "source.onnx", Path(folder) / "prepared.onnx"
             # By file: of a message in memory, the preparation hides even the shapes and axes from ONNX Runtime.
             onnx.save(_with_axes(model), source)
-            # Folds batch norms into convolutions, which would otherwise stay in float32.
-            quant_pre_process(source, prepared, skip_symbolic_shape=True)
+            quant_pre_process(source, result, skip_symbolic_shape=True)
+            return with_node_names(onnx.load(result))
+    except Exception as error:  # the preparation raises whatever its graph code stumbles over
+        raise _refused(error) from error
+
+
+def _quantised(
+    model: onnx.ModelProto, plain: onnx.ModelProto, feeds: Iterable[Feeds], kept: Sequence[str]
+) -> onnx.ModelProto:
+    """Return a prepared model in int8, less the named nodes; `model` is what it was prepared from."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="oamip-") as folder, quiet():
+            source, quantised = Path(folder) / "prepared.onnx", Path(folder) / "quantised.onnx"
+            onnx.save(plain, source)
             quantize_static(
-                prepared,
+                source,
                 quantised,
-                _Reader(runs),
+                _Reader(feeds),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
-                activation_type=QuantType.QInt8,
+                # Unsigned: a ReLU then goes into the rounding behind it, and x86 multiplies unsigned by signed.
+                activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 # Seven bits of weight: with eight, the sums of two products overflow in the kernels for AVX2 and for
                 # AVX-512 without VNNI, which alters the outputs far more than the bit that is lost.
                 reduce_range=True,
+                nodes_to_exclude=list(kept),
             )
             result = onnx.load(quantised)
     except Exception as error:  # the quantiser raises whatever its graph code stumbles over
-        raise ModelError(
-            f"ONNX Runtime cannot quantise the model to int8: {first_line(error)}; leave the variant out."
-        ) from error
+        raise _refused(error) from error
     before, after = (sum(n.op_type == "QuantizeLinear" for n in m.graph.node) for m in (model, result))
     if after <= before:
-        raise ModelError("ONNX Runtime found nothing in the model to quantise to int8; leave the variant out.")
-    _drop_unused_domains(model, result)
+        raise ModelError("ONNX Runtime found nothing in the model to quantise to int8; do without int8.")
+    drop_unused_domains(model, result)
     return result
+
+
+def _refused(error: Exception) -> ModelError:
+    return ModelError(f"ONNX Runtime cannot quantise the model to int8: {first_line(error)}; do without int8.")
 
 
 def _with_axes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -98,7 +139,7 @@ def _with_axes(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _drop_unused_domains(original: onnx.ModelProto, result: onnx.ModelProto) -> None:
+def drop_unused_domains(original: onnx.ModelProto, result: onnx.ModelProto) -> None:
     """Remove the opsets that ONNX Runtime's optimiser declares for domains of which it used no operator."""
     needed = {opset.domain for opset in original.opset_import} | {node.domain for node in result.graph.node}
     kept = [opset for opset in result.opset_import if opset.domain in needed]
@@ -107,7 +148,7 @@ def _drop_unused_domains(original: onnx.ModelProto, result: onnx.ModelProto) -> 
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep what the quantiser logs from the user: hints at settings that are chosen here, errors that it raises too."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)

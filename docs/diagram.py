@@ -7,7 +7,7 @@ STAGES = ("load", "score", "cut", "verify", "repair", "verify repair", "drift", 
 
 BANDS: tuple[tuple[tuple[str, str], ...], ...] = (
     (("cli", "the command line: streams, display, interrupts"),),
-    (("pipeline", "prune"), ("benching", "benchmark"), ("doctor", "what works here")),
+    (("pipeline", "prune"), ("benching", "benchmark"), ("exporting", "to runtimes"), ("doctor", "what works here")),
     (("searching", "within a drop"), ("report", "records, tables, page")),
     (("scoring", "scores and widths for a target"),),
     (("planning", "widths for a target"), ("judging", "loss after the repair")),

@@ -15,18 +15,20 @@ if TYPE_CHECKING:
     from oamip_onnx.benching import benchmark as benchmark
     from oamip_onnx.config import PruneConfig as PruneConfig
     from oamip_onnx.errors import OamipError as OamipError
+    from oamip_onnx.exporting import export as export
     from oamip_onnx.pipeline import PruneResult as PruneResult
     from oamip_onnx.pipeline import prune as prune
 
 __version__ = version("oamip-onnx")
 
-__all__ = ["OamipError", "PruneConfig", "PruneResult", "__version__", "benchmark", "prune"]
+__all__ = ["OamipError", "PruneConfig", "PruneResult", "__version__", "benchmark", "export", "prune"]
 
 _HOMES = {
     "OamipError": "oamip_onnx.errors",
     "PruneConfig": "oamip_onnx.config",
     "PruneResult": "oamip_onnx.pipeline",
     "benchmark": "oamip_onnx.benching",
+    "export": "oamip_onnx.exporting",
     "prune": "oamip_onnx.pipeline",
 }
 

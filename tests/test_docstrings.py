@@ -20,6 +20,7 @@ MODULES = (
     "oamip_onnx.config",
     "oamip_onnx.converters.base",
     "oamip_onnx.errors",
+    "oamip_onnx.exporting.run",
     "oamip_onnx.pipeline",
     "oamip_onnx.report.folder",
     "oamip_onnx.report.inspection",

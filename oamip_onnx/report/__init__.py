@@ -13,6 +13,7 @@ from oamip_onnx.report.command import reproducing_command
 from oamip_onnx.report.doctor import DoctorReport
 from oamip_onnx.report.explaining import Explainer, explain
 from oamip_onnx.report.explanation import Explanation
+from oamip_onnx.report.export import ExportedFile, ExportReport, drift_record
 from oamip_onnx.report.folder import check_report_folder, write_report_folder
 from oamip_onnx.report.inspection import GroupInspection, Inspection, inspect_channels
 from oamip_onnx.report.markdown import report_markdown
@@ -56,6 +57,8 @@ __all__ = [
     "DriftRecord",
     "Explainer",
     "Explanation",
+    "ExportReport",
+    "ExportedFile",
     "Findings",
     "FrontReport",
     "GroupInspection",
@@ -80,6 +83,7 @@ __all__ = [
     "check_report_folder",
     "compare_with",
     "configuration_labels",
+    "drift_record",
     "explain",
     "front_plot",
     "front_report",

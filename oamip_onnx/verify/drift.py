@@ -60,18 +60,35 @@ def measure_drift(
         If one of the models does not run.
     """
     before = run_output(original, output, samples, options)
-    after = run_output(pruned, output, samples, options)
-    old, new = (values.astype(np.float64).reshape(len(values), -1) for values in (before, after))
-    noise = float(((old - new) ** 2).sum())
-    signal = float((old**2).sum())
-    ratio = np.inf if noise == 0 else 10 * np.log10(max(signal, np.finfo(np.float64).tiny) / noise)
+    return drift_between(before, run_output(pruned, output, samples, options), samples)
+
+
+def drift_between(before: Array, after: Array, samples: Samples) -> Drift:
+    """Return how far an output has moved, from its values of both models in one row a sample.
+
+    Parameters
+    ----------
+    before, after
+        The values, of the same shape.
+    samples
+        The samples, with labels where there are any.
+    """
+    old, new = (values.reshape(len(values), -1) for values in (before, after))
     is_classes = before.ndim == 2 and before.shape[1] > 1
     labels = samples.labels if is_classes else None
     return Drift(
         cosine=mean_cosine(before, after),
-        sqnr_db=float(ratio),
+        sqnr_db=signal_to_noise_db(before, after),
         top1_agreement=float((old.argmax(1) == new.argmax(1)).mean()) if is_classes else None,
         accuracy_original=None if labels is None else float((old.argmax(1) == labels).mean()),
         accuracy_pruned=None if labels is None else float((new.argmax(1) == labels).mean()),
         samples=len(old),
     )
+
+
+def signal_to_noise_db(before: Array, after: Array) -> float:
+    """Return 10·log₁₀(Σ y² / Σ (y − y′)²), in decibel; infinite for equal arrays."""
+    old, new = before.astype(np.float64), after.astype(np.float64)
+    noise = float(((old - new) ** 2).sum())
+    signal = max(float((old**2).sum()), float(np.finfo(np.float64).tiny))
+    return float("inf") if noise == 0 else float(10 * np.log10(signal / noise))
