@@ -29,7 +29,7 @@ from oamip_onnx.model import Array, bias_of, count_costs
 IntArray = npt.NDArray[np.int64]
 
 # Multiply-accumulate operations of all measured passes together, and the widths and samples that these allow.
-_MACS = 4e12
+_MACS = 2e12
 _MOST_WIDTHS, _FEWEST_SAMPLES, _MOST_SAMPLES = 7, 32, 200
 
 # Measured on four networks, the loss of narrowing one group alone grows like its reconstruction error to this power.
