@@ -92,7 +92,8 @@ def test_no_colour_where_none_is_wanted(work: Path) -> None:
 
 
 def test_a_pipe_is_quiet(work: Path) -> None:
-    command = [*PROGRAM, "prune", "model.onnx", "out.onnx", "--data", "data.npz", *FAST]
+    # A refit would have a note for so few samples.
+    command = [*PROGRAM, "prune", "model.onnx", "out.onnx", "--data", "data.npz", "--repair", "none", *FAST]
     done = subprocess.run(command, capture_output=True, text=True, cwd=work, check=True)
     assert done.stderr == ""
     assert "\x1b" not in done.stdout
