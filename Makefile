@@ -26,7 +26,7 @@ demo: $(VENV)/package
 	mkdir -p demo && rm -rf demo/report
 	$(BIN)/oamip prune examples/fashion/resnet8.onnx demo/resnet8-pruned.onnx \
 	  --data examples/fashion/calibration.npz --eval examples/fashion/test.npz \
-	  --target ratio=0.3 --round-to 4 --set threads=1 --json demo/result.json --report demo/report
+	  --target latency=0.8 --set threads=1 --json demo/result.json --report demo/report
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest --numprocesses 2 -m 'not slow'
