@@ -57,9 +57,9 @@ from oamip_onnx.verify import (
     Verification,
     check_result,
     check_validity,
-    compare_by,
     compare_with_masked,
     compare_with_original,
+    comparison_by,
     load_metric,
     measure_drift,
     require_passed,
@@ -423,7 +423,8 @@ def _repair(
 
 def _figures(prepared: Prepared, metric: Metric, proto: onnx.ModelProto, samples: Samples) -> MetricRecord:
     """Return the user's metric of both models."""
-    before, after = compare_by(metric, prepared.original.proto, proto, prepared.compared, samples, prepared.options)
+    compared = comparison_by(metric, prepared.original.proto, prepared.compared, samples, prepared.options)
+    before, after = compared(proto)
     return MetricRecord(name=metric.name, original=before, pruned=after)
 
 

@@ -106,6 +106,8 @@ class Planner:
         self._analysis = prepared.analysis
         self._round_to = alignment_of(config)
         self._candidates = candidate_widths(self._analysis.groups, self._round_to)
+        self._narrowest = [int(widths[0]) for widths in self._candidates]
+        self._wholes: dict[str, float] = {}
 
     def plans(self, target: Target) -> list[Plan]:
         """Return the plans for a target that the settings name, uniform widths first; widths that agree are one plan.
@@ -217,8 +219,7 @@ class Planner:
 
     def least_share(self, kind: str) -> float:
         """Return the share of a cost that the narrowest widths leave."""
-        narrowest = [int(widths[0]) for widths in self._candidates]
-        return self._cost(kind, narrowest) / self._whole(kind)
+        return self._cost(kind, self._narrowest) / self._whole(kind)
 
     def _unmet(self, target: Target, closest: Mapping[str, float]) -> TargetError:
         reached = ", ".join(
@@ -227,8 +228,7 @@ class Planner:
         return TargetError(f"The target {target} was not met; the closest found is {reached}. Allow a little more.")
 
     def _reachable(self, allowed: Mapping[str, float]) -> bool:
-        narrowest = [int(widths[0]) for widths in self._candidates]
-        return all(self._tabled(kind, narrowest) <= limit for kind, limit in allowed.items())
+        return all(self._tabled(kind, self._narrowest) <= limit for kind, limit in allowed.items())
 
     @cached_property
     def _choices(self) -> list[WidthChoices]:
@@ -238,6 +238,12 @@ class Planner:
     # Costs, by kind: what tables say, and what is real.
 
     def _whole(self, kind: str) -> float:
+        """Return what the original costs, which is found once."""
+        if kind not in self._wholes:
+            self._wholes[kind] = self._cost_of_original(kind)
+        return self._wholes[kind]
+
+    def _cost_of_original(self, kind: str) -> float:
         original = self._prepared.original
         if kind == "latency":
             return self._latency.predict([group.width for group in self._analysis.groups])

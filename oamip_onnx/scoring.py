@@ -16,6 +16,7 @@ from oamip_onnx.importance import (
     Subnetwork,
     subnetworks,
     walk,
+    with_note,
 )
 from oamip_onnx.importance import score as score_units
 from oamip_onnx.judging import loss_after_repair
@@ -93,7 +94,7 @@ def best_plan(
         # What the first comparison has decided need not be asked for other widths.
         config = config if given else settled(config, scores)
     if len(found) == 1:
-        return _with_plan(*found[0], ())
+        return _with_plan(*found[0])
     losses = [judge(select_units(prepared.analysis, plan.widths, scores.values)) for scores, plan in found]
     best, other = sorted(range(len(found)), key=lambda number: losses[number])[:2]
     after = "without a repair" if config.repair == "none" else "after the repair"
@@ -101,7 +102,8 @@ def best_plan(
         f"Of the widths, {found[best][1]} were taken: {after} their loss is {losses[best]:.4f}, that of "
         f"{found[other][1]} {losses[other]:.4f}."
     )
-    return _with_plan(*found[best], (said,))
+    scores, plan = found[best]
+    return _with_plan(with_note(scores, said), plan)
 
 
 def settled(config: PruneConfig, scores: Scores) -> PruneConfig:
@@ -111,10 +113,10 @@ def settled(config: PruneConfig, scores: Scores) -> PruneConfig:
     )
 
 
-def _with_plan(scores: Scores, plan: Plan, notes: Sequence[str]) -> tuple[Scores, Plan]:
-    """Return the scores with what the plan says."""
+def _with_plan(scores: Scores, plan: Plan) -> tuple[Scores, Plan]:
+    """Return the scores with the program of the plan among those that were solved."""
     solved = () if plan.result is None else (plan.result,)
-    return replace(scores, solver=(*solved, *scores.solver), notes=(*scores.notes, *notes)), plan
+    return replace(scores, solver=(*solved, *scores.solver)), plan
 
 
 def _check_ranks(config: PruneConfig) -> None:

@@ -1,6 +1,6 @@
 """The fewest operations with which a metric drops by no more than the user allows."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import sqrt
 
 from oamip_onnx.budget import Limit, Target
@@ -8,14 +8,14 @@ from oamip_onnx.calibration import Samples
 from oamip_onnx.channels import select_units
 from oamip_onnx.config import PruneConfig
 from oamip_onnx.errors import TargetError
-from oamip_onnx.importance import Scores
+from oamip_onnx.importance import Scores, with_note
 from oamip_onnx.judging import repaired
 from oamip_onnx.planning import Plan
 from oamip_onnx.preparation import Prepared
 from oamip_onnx.progress import Progress
 from oamip_onnx.scoring import best_plan, planner, settled
 from oamip_onnx.surgery import cut
-from oamip_onnx.verify import Metric, compare_by
+from oamip_onnx.verify import Metric, comparison_by
 
 # Halvings of the interval of shares, on a logarithmic scale: of a 50-fold interval, these leave 6 %.
 _STEPS = 6
@@ -66,6 +66,7 @@ def smallest_within_drop(
         If the metric raises or returns no number.
     """
     plans = planner(prepared, config, progress)
+    compared = comparison_by(metric, prepared.original.proto, prepared.compared, samples, prepared.options)
     trials: list[_Trial] = []
 
     def tried(share: float, config: PruneConfig) -> _Trial:
@@ -74,7 +75,7 @@ def smallest_within_drop(
         scores, plan = best_plan(prepared, config, [plan], progress)
         kept = select_units(prepared.analysis, plan.widths, scores.values)
         proto = repaired(prepared, config, kept, cut(prepared.model, prepared.analysis, kept)).proto
-        before, after = compare_by(metric, prepared.original.proto, proto, prepared.compared, samples, prepared.options)
+        before, after = compared(proto)
         return _Trial(share, before - after, scores, plan)
 
     low, high = min(plans.least_share("macs") * (1 + _ROUNDING), 1.0), 1.0
@@ -98,8 +99,4 @@ def smallest_within_drop(
     if beyond:
         next_one = max(beyond, key=lambda trial: trial.share)
         said += f", and at {next_one.share:.1%} by {next_one.drop:.4f}"
-    return _noted(best.scores, f"{said}."), best.plan
-
-
-def _noted(scores: Scores, sentence: str) -> Scores:
-    return replace(scores, notes=(*scores.notes, sentence))
+    return with_note(best.scores, f"{said}."), best.plan

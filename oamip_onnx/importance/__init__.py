@@ -1,6 +1,7 @@
 """How much each unit matters: OAMIP and the baselines behind one protocol."""
 
 from oamip_onnx.importance.automatic import automatic
+from oamip_onnx.importance.choosing import with_note
 from oamip_onnx.importance.damage import damage_curves
 from oamip_onnx.importance.front import FrontPoint, Subnetwork, subnetworks, walk
 from oamip_onnx.importance.joint import authors_options, joint_scores
@@ -54,4 +55,5 @@ __all__ = [
     "single_removal",
     "subnetworks",
     "walk",
+    "with_note",
 ]

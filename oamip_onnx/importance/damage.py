@@ -127,13 +127,13 @@ class _Measurement:
         self.refits = context.refits
         groups = max(len(context.analysis.groups), 1)
         one_run = max(count_costs(context.model, context.analysis.types).macs, 1)
-        passes = _MACS / one_run * _run_size(context) / groups
+        passes = _MACS / one_run * (context.samples.run_size or 1) / groups
         count = int(np.clip(passes / 2, _FEWEST_SAMPLES, _MOST_SAMPLES))
         self._samples = select_samples(context, count)
         self.width_count = int(np.clip(passes / self._samples.count, 1, _MOST_WIDTHS))
         self._suffixes = MaskedSuffixes(context.model, context.analysis, context.options, context.logits)
         self._every = np.ones(context.analysis.unit_count, dtype=np.bool_)
-        original = self._joined(
+        original = np.concatenate(
             [self._suffixes.whole(feeds, self._every) for feeds in self._samples.batches(BATCH_SIZE)]
         )
         self._loss: Loss = loss_of(original.shape, original)
@@ -152,7 +152,7 @@ class _Measurement:
         for state in states:
             weights |= self._refit(state)
         values = self._suffixes.run_changed(number, prefixes, alive, weights)
-        return self._loss(self._loss.read(self._joined(values)))
+        return self._loss(self._loss.read(np.concatenate(values)))
 
     def _refit(self, state: LayerState) -> dict[str, Array]:
         """Return a layer's new weight, and its bias where it has one of its own; nothing where others share them."""
@@ -168,13 +168,3 @@ class _Measurement:
             weight: reader.layout.weight(matrix, old),
             bias: (offset.astype(np.float64) + state.weights[-1]).astype(offset.dtype),
         }
-
-    @staticmethod
-    def _joined(parts: Sequence[Array]) -> Array:
-        return np.concatenate(parts)
-
-
-def _run_size(context: ImportanceContext) -> int:
-    """Return how many samples one run of the model at the traced shapes takes."""
-    name = context.model.input_names[0]
-    return max(context.analysis.types[name].shape[0], 1) if context.analysis.types[name].shape else 1

@@ -39,12 +39,8 @@ class Elimination:
         """Return the scores of the group's units, shape (width of the group,)."""
         group, order = self._group, list[int]()
         there = np.ones(group.width, dtype=np.bool_)
-        quota = width // group.block_count
-        while (left := int(there.sum()) - width) > 0:
-            gone = self._next(there, quota, max(left // _STEPS, 1))
-            there[gone] = False
+        for gone, _ in self._narrow(there, width, lambda left: left // _STEPS):
             order += gone
-            self._remove(gone)
         if width:
             self._exchange(there, order)
         values = np.zeros(group.width)
@@ -66,13 +62,21 @@ class Elimination:
         there = np.ones(self._group.width, dtype=np.bool_)
         error = 0.0
         for width in widths:
-            while (left := int(there.sum()) - width) > 0:
-                # Fine steps, as towards nothing: later widths have to find a good order too.
-                steps = max(self._group.width // _STEPS, 1)
-                gone = self._next(there, width // self._group.block_count, min(left, steps))
-                there[gone] = False
-                error += self._remove(gone)
+            # Steps as towards nothing, whatever the next width is: later ones have to find a good order too.
+            for _, rise in self._narrow(there, width, lambda left: min(left, self._group.width // _STEPS)):
+                error += rise
             yield width, there.copy(), error
+
+    def _narrow(self, there: BoolArray, width: int, step: Callable[[int], int]) -> Iterator[tuple[list[int], float]]:
+        """Yield units that go until the width is reached, the cheapest first, with the rise of the error.
+
+        `there` follows; `step` says how many may go at a time, at least one, of how many still have to.
+        """
+        quota = width // self._group.block_count
+        while (left := int(there.sum()) - width) > 0:
+            gone = self._next(there, quota, max(step(left), 1))
+            there[gone] = False
+            yield gone, self._remove(gone)
 
     def _next(self, there: BoolArray, quota: int, count: int) -> list[int]:
         """Return the units that go next, the cheapest ones."""

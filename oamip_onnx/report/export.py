@@ -3,9 +3,9 @@
 from rich.table import Table
 from rich.text import Text
 
-from oamip_onnx.report.schema import SCHEMA_VERSION, DriftRecord, LatencyRecord, MetricRecord, Record, SpeedupRecord
+from oamip_onnx.report.schema import SCHEMA_VERSION, DriftRecord, LatencyRecord, Record, SpeedupRecord
 from oamip_onnx.report.shown import Part, ShownInParts, byte_size, filled, milliseconds
-from oamip_onnx.verify import Drift
+from oamip_onnx.report.table import Row, drift_rows, speedup_text
 
 
 class ExportedFile(Record):
@@ -73,42 +73,13 @@ class ExportReport(Record, ShownInParts):
         return parts
 
     def _table(self) -> Table:
-        before, after, drift = self.original, self.exported, self.drift
+        before, after = self.original, self.exported
         left = f"{100 * after.size_bytes / before.size_bytes:.1f} % left"
-        rows = [("Size", byte_size(before.size_bytes), byte_size(after.size_bytes), left)]
+        rows = [Row("Size", byte_size(before.size_bytes), byte_size(after.size_bytes), left)]
         if before.latency_ms and after.latency_ms and self.speedup:
             first_ms, second_ms = (milliseconds(found.p50) for found in (before.latency_ms, after.latency_ms))
-            rows.append(("Latency p50", f"{first_ms} ms", f"{second_ms} ms", _speedup(self.speedup)))
-        if drift is not None:
-            if drift.metric is not None:
-                first, second = drift.metric.original, drift.metric.pruned
-                name = drift.metric.name.capitalize()
-                rows.append((name, f"{first:.4f}", f"{second:.4f}", f"{100 * (second - first):+.2f} points"))
-            if drift.top1_agreement is not None:
-                rows.append(("Top-1 agreement", "", f"{drift.top1_agreement:.4f}", ""))
-            rows.append(("Drift: cosine", "", f"{drift.cosine:.4f}", f"SQNR {drift.sqnr_db:.1f} dB"))
-        return filled(["", "Original", self.format, "Change"], rows)
-
-
-def _speedup(found: SpeedupRecord) -> str:
-    """Return the speed-up with its interval, in the words of the before/after table."""
-    if not found.significant:
-        return f"no significant change [{found.low:.2f}, {found.high:.2f}]"
-    if found.median < 1:
-        return f"{1 / found.median:.2f}× slower [{1 / found.high:.2f}, {1 / found.low:.2f}]"
-    return f"{found.median:.2f}× faster [{found.low:.2f}, {found.high:.2f}]"
-
-
-def drift_record(drift: Drift, data: str) -> DriftRecord:
-    """Return the record of a drift that was measured on ``evaluation`` or ``calibration`` samples."""
-    metric = None
-    if drift.accuracy_original is not None and drift.accuracy_pruned is not None:
-        metric = MetricRecord(name="accuracy", original=drift.accuracy_original, pruned=drift.accuracy_pruned)
-    return DriftRecord(
-        cosine=drift.cosine,
-        sqnr_db=drift.sqnr_db,
-        top1_agreement=drift.top1_agreement,
-        metric=metric,
-        samples=drift.samples,
-        data=data,
-    )
+            rows.append(Row("Latency p50", f"{first_ms} ms", f"{second_ms} ms", speedup_text(self.speedup)))
+        if self.drift is not None:
+            rows += drift_rows(self.drift)
+        cells = [(row.quantity, row.original, row.pruned, row.change) for row in rows]
+        return filled(["", "Original", self.format, "Change"], cells)

@@ -104,7 +104,7 @@ def make_result(
         pruned=after,
         speedup=SpeedupRecord(**asdict(latency.speedup)) if latency else None,
         verification=VerificationRecord(**asdict(findings.verification)),
-        drift=_drift_record(findings),
+        drift=drift_record(findings.drift, findings.drift_data, findings.metric),
         groups=group_records(analysis, findings.kept, scores),
         pinned=[PinRecord(tensor=p.tensor, code=str(p.code), reason=p.reason) for p in analysis.pinned],
         solver=solver_records(scores),
@@ -184,8 +184,16 @@ def _plan_record(findings: Findings) -> PlanRecord | None:
     )
 
 
-def _drift_record(findings: Findings) -> DriftRecord:
-    drift, metric = findings.drift, findings.metric
+def drift_record(drift: Drift, data: str, metric: MetricRecord | None = None) -> DriftRecord:
+    """Return the record of a drift that was measured on ``evaluation`` or ``calibration`` samples.
+
+    Parameters
+    ----------
+    drift, data
+        What was measured, and on which samples.
+    metric
+        The user's metric, in place of the accuracy.
+    """
     if metric is None and drift.accuracy_original is not None and drift.accuracy_pruned is not None:
         metric = MetricRecord(name="accuracy", original=drift.accuracy_original, pruned=drift.accuracy_pruned)
     return DriftRecord(
@@ -194,7 +202,7 @@ def _drift_record(findings: Findings) -> DriftRecord:
         top1_agreement=drift.top1_agreement,
         metric=metric,
         samples=drift.samples,
-        data=findings.drift_data,
+        data=data,
     )
 
 

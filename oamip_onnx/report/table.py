@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from oamip_onnx.report.schema import LosslessRecord, Result
+from oamip_onnx.report.schema import DriftRecord, LosslessRecord, Result, SpeedupRecord
 from oamip_onnx.report.shown import byte_size, milliseconds
 
 
@@ -38,26 +38,34 @@ def rows(result: Result) -> list[Row]:
         ),
     ]
     if before.latency_ms and after.latency_ms and result.speedup:
-        speedup = result.speedup
-        change = f"{speedup.median:.2f}× faster [{speedup.low:.2f}, {speedup.high:.2f}]"
-        if speedup.median < 1:
-            change = f"{1 / speedup.median:.2f}× slower [{1 / speedup.high:.2f}, {1 / speedup.low:.2f}]"
-        if not speedup.significant:
-            change = f"no significant change [{speedup.low:.2f}, {speedup.high:.2f}]"
         first, second = before.latency_ms, after.latency_ms
-        table.append(Row("Latency p50", _ms(first.p50), _ms(second.p50), change))
+        table.append(Row("Latency p50", _ms(first.p50), _ms(second.p50), speedup_text(result.speedup)))
         table.append(Row("Latency p99", _ms(first.p99), _ms(second.p99), ""))
-    drift = result.drift
+    table += drift_rows(result.drift)
+    check = result.verification
+    table.append(Row("Equals masked model", "", "yes" if check.passed else "NO", f"error {check.max_rel_error:.1e}"))
+    return table
+
+
+def speedup_text(speedup: SpeedupRecord) -> str:
+    """Return a speed-up with its interval, as the column *Change* has it."""
+    if not speedup.significant:
+        return f"no significant change [{speedup.low:.2f}, {speedup.high:.2f}]"
+    if speedup.median < 1:
+        return f"{1 / speedup.median:.2f}× slower [{1 / speedup.high:.2f}, {1 / speedup.low:.2f}]"
+    return f"{speedup.median:.2f}× faster [{speedup.low:.2f}, {speedup.high:.2f}]"
+
+
+def drift_rows(drift: DriftRecord) -> list[Row]:
+    """Return the rows of a drift: the metric where there is one, the agreement, the distance."""
+    table = []
     if drift.metric:
         points = 100 * (drift.metric.pruned - drift.metric.original)
         name = drift.metric.name.capitalize()
         table.append(Row(name, f"{drift.metric.original:.4f}", f"{drift.metric.pruned:.4f}", f"{points:+.2f} points"))
     if drift.top1_agreement is not None:
         table.append(Row("Top-1 agreement", "", f"{drift.top1_agreement:.4f}", ""))
-    table.append(Row("Drift: cosine", "", f"{drift.cosine:.4f}", f"SQNR {drift.sqnr_db:.1f} dB"))
-    check = result.verification
-    table.append(Row("Equals masked model", "", "yes" if check.passed else "NO", f"error {check.max_rel_error:.1e}"))
-    return table
+    return [*table, Row("Drift: cosine", "", f"{drift.cosine:.4f}", f"SQNR {drift.sqnr_db:.1f} dB")]
 
 
 @dataclass(frozen=True)

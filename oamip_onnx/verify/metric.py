@@ -11,9 +11,9 @@ import onnx
 
 from oamip_onnx.calibration import BATCH_SIZE, Samples, import_file
 from oamip_onnx.errors import UsageError, closest, first_line
-from oamip_onnx.model import Array, with_outputs
+from oamip_onnx.model import Array
 from oamip_onnx.runtime import RuntimeOptions, Session
-from oamip_onnx.verify.drift import mean_cosine
+from oamip_onnx.verify.drift import mean_cosine, run_output
 
 MetricFunction = Callable[[Mapping[str, Array], npt.NDArray[np.int64] | None], float]
 """Returns a figure, the larger the better, from the outputs by name over all samples and the labels."""
@@ -89,22 +89,17 @@ def load_metric(text: str) -> Metric:
     return Metric(name, function)
 
 
-def compare_by(
-    metric: Metric,
-    original: onnx.ModelProto,
-    pruned: onnx.ModelProto,
-    output: str,
-    samples: Samples,
-    options: RuntimeOptions,
-) -> tuple[float, float]:
-    """Return a metric of the original and of the pruned model.
+def comparison_by(
+    metric: Metric, original: onnx.ModelProto, output: str, samples: Samples, options: RuntimeOptions
+) -> Callable[[onnx.ModelProto], tuple[float, float]]:
+    """Return a function from a pruned model to the metric of the original, which runs once, and of that model.
 
     Parameters
     ----------
     metric
         The metric.
-    original, pruned
-        The models.
+    original
+        The original.
     output
         The tensor that top-1 agreement is of.
     samples
@@ -115,15 +110,15 @@ def compare_by(
     Raises
     ------
     ModelError
-        If one of the models does not run.
+        If a model does not run; also by the function.
     UsageError
-        If the user's function raises or returns no number.
+        If the user's function raises or returns no number; also by the function.
     """
     if metric.function is None:
-        before, after = (_outputs(with_outputs(m, [output]), samples, options)[output] for m in (original, pruned))
-        return 1.0, agreement(before, after)
-    first, second = (metric(_outputs(model, samples, options), samples.labels) for model in (original, pruned))
-    return first, second
+        before = run_output(original, output, samples, options)
+        return lambda pruned: (1.0, agreement(before, run_output(pruned, output, samples, options)))
+    figure = metric(_outputs(original, samples, options), samples.labels)
+    return lambda pruned: (figure, metric(_outputs(pruned, samples, options), samples.labels))
 
 
 def agreement(before: Array, after: Array) -> float:
