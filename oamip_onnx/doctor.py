@@ -37,6 +37,9 @@ _DEVELOPERS = frozenset({"dev", "docs"})
 # Both builds of ONNX Runtime bring the same module; the second would overwrite the first.
 _COMMANDS = {"gpu": "pip uninstall onnxruntime && pip install onnxruntime-gpu"}
 
+# Builds of ONNX Runtime; the last one that is installed is the one to stay.
+_BUILDS = ("onnxruntime", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-gpu")
+
 _CONVERTERS = "oamip_onnx.converters"
 
 # A provider may take long to start the first time, and a broken one may never end.
@@ -73,6 +76,7 @@ def examine(*, measure: bool = True, seconds: float = 4.0) -> DoctorReport:
     # The load before anything is tried here.
     environment = describe_environment(RuntimeOptions())
     providers = [_try_provider(name) for name in onnxruntime.get_available_providers()]
+    providers += _overwritten()
     solvers = [_try_scip(), *_try_solvers_of_cvxpy()]
     if not any(check.name == CPU_PROVIDER for check in providers):
         providers.append(_check(CPU_PROVIDER, needed=True, reason="This build of ONNX Runtime has none."))
@@ -146,6 +150,19 @@ def _try_provider(name: str) -> CheckRecord:
     return _check(
         name, needed=needed, version=version, reason=_plain(said[-1]) if said else f"It ended with {done.returncode}."
     )
+
+
+def _overwritten() -> list[CheckRecord]:
+    """Return a finding if several builds of ONNX Runtime are installed, which bring the same module."""
+    builds = [name for name in _BUILDS if package_version(name)]
+    if len(builds) < 2:
+        return []
+    named, best = " and ".join(builds), builds[-1]
+    reason = (
+        f"{named} are installed over each other, so which one runs is chance; "
+        f"run: pip uninstall {' '.join(builds)} && pip install {best}"
+    )
+    return [_check("onnxruntime", needed=False, version=str(onnxruntime.__version__), reason=reason)]
 
 
 def _plain(line: str) -> str:

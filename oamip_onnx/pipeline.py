@@ -47,7 +47,6 @@ from oamip_onnx.report import (
     read_scores,
     reproducing_command,
 )
-from oamip_onnx.runtime import RuntimeOptions
 from oamip_onnx.scoring import plan_for, score
 from oamip_onnx.searching import smallest_within_drop
 from oamip_onnx.surgery import cut
@@ -180,9 +179,9 @@ def prune(
     config = _checked(make_config(config.model_dump() if config else {}, settings), scores)
     metric = load_metric(config.metric) if config.metric else Metric()
     clock = StageClock(progress, _stages(config))
-    environment = describe_environment(RuntimeOptions(config.provider, config.threads))
     with clock.stage("load"):
         prepared = prepare(source, data, config, labels=labels, random_data=random_data)
+        environment = describe_environment(prepared.options)
         require_groups(prepared.model, prepared.analysis)
         held_out = _evaluation(prepared, evaluation)
     decision = (

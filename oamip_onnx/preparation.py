@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from oamip_onnx.budget import parse_target
 from oamip_onnx.calibration import Samples, Source, check_label_range, load_samples, random_samples
 from oamip_onnx.certify import input_box
 from oamip_onnx.channels import ChannelAnalysis, analyse, comparable_tensor, with_minimum_widths
 from oamip_onnx.config import PruneConfig
-from oamip_onnx.errors import DataError, NothingToPruneError
+from oamip_onnx.errors import DataError, NothingToPruneError, UsageError
 from oamip_onnx.importance import MomentStore, find_logits
 from oamip_onnx.model import (
     Model,
@@ -25,7 +26,7 @@ from oamip_onnx.model import (
     load_model,
 )
 from oamip_onnx.repair import Repaired, with_biases
-from oamip_onnx.runtime import RuntimeOptions, runs
+from oamip_onnx.runtime import RuntimeOptions, options_that_start, runs
 
 _RANDOM_SAMPLES = 64
 
@@ -84,9 +85,10 @@ def prepare(
     ModelError, DataError, UsageError
         If the model, the samples or a setting are not usable.
     """
-    options = RuntimeOptions(config.provider, config.threads)
-    options.provider_names()  # an unknown provider is reported before anything is loaded
+    options, fallback = _options(config)
     original, stored, model = _load(source, config, options)
+    if fallback:
+        original = replace(original, notes=(*original.notes, fallback))
     shapes = config.input_shapes
     if data is not None:
         samples = load_samples(data, model, labels=labels, limit=config.samples)
@@ -104,6 +106,23 @@ def prepare(
     check_classes(samples, types[logits])
     moments = MomentStore(config.memory_limit)
     return Prepared(original, stored, model, samples, types, analysis, options, compared, logits, moments)
+
+
+def _options(config: PruneConfig) -> tuple[RuntimeOptions, str]:
+    """Return the provider and threads of a run, and a sentence if the provider that was asked for does not start.
+
+    Raises
+    ------
+    UsageError
+        If this build of ONNX Runtime does not offer the provider, or a latency is wanted on one that does not start.
+    """
+    options, fallback = options_that_start(RuntimeOptions(config.provider, config.threads))
+    if fallback and any(limit.kind == "latency" for limit in parse_target(config.target).limits):
+        raise UsageError(
+            f"The target {config.target!r} limits a latency on {config.provider}, which does not start here; oamip "
+            "doctor says why. Limit the macs instead, or use --provider cpu."
+        )
+    return options, fallback
 
 
 def _ranges(model: Model, config: PruneConfig) -> dict[str, tuple[float, float]] | None:

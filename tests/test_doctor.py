@@ -136,6 +136,16 @@ def test_the_reason_of_a_provider_is_a_sentence(
     assert (found.works, found.detail) == (False, reason)
 
 
+def test_builds_that_overwrite_each_other_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor._overwritten() == []
+    installed = {"onnxruntime": "1.20.0", "onnxruntime-gpu": "1.20.0"}
+    monkeypatch.setattr(doctor, "package_version", installed.get)
+    (found,) = doctor._overwritten()
+    assert not found.works
+    assert "run: pip uninstall onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu" in found.detail
+    assert oamip("doctor", "--no-measure").out.count("installed over each other") == 1
+
+
 def test_new_extras_appear_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = [
         "numpy>=1.26",

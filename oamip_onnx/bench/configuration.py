@@ -7,7 +7,7 @@ from itertools import product
 
 from oamip_onnx.bench.sessions import Feeds
 from oamip_onnx.errors import UsageError
-from oamip_onnx.runtime import RuntimeOptions
+from oamip_onnx.runtime import RuntimeOptions, short_name
 
 MOST_CONFIGURATIONS = 32
 # More threads than this for each logical core help nobody, and each takes memory.
@@ -48,7 +48,7 @@ class Configuration:
     @property
     def provider(self) -> str:
         """The short name of the provider, in lower case."""
-        return self.options.provider.lower().removesuffix("executionprovider")
+        return short_name(self.options.provider_names()[0])
 
     @property
     def input_shapes(self) -> dict[str, tuple[int, ...]]:

@@ -12,7 +12,7 @@ import onnxruntime
 import psutil
 
 from oamip_onnx.bench.statistics import Latency
-from oamip_onnx.runtime import RuntimeOptions
+from oamip_onnx.runtime import RuntimeOptions, short_name
 
 BUSY_LOAD_PER_CORE = 0.5
 NOISY_SPREAD = 1.5
@@ -81,7 +81,7 @@ def describe_environment(options: RuntimeOptions) -> Environment:
     return Environment(
         cpu=_cpu_model(),
         logical_cores=os.cpu_count() or 1,
-        provider=options.provider.lower().removesuffix("executionprovider"),
+        provider=short_name(options.provider_names()[0]),
         threads=options.threads,
         operating_system=platform.platform(),
         python=platform.python_version(),

@@ -25,7 +25,7 @@ from oamip_onnx.preparation import ModelSource
 from oamip_onnx.progress import Progress, StageClock
 from oamip_onnx.report import ExportedFile, ExportReport, SpeedupRecord, drift_record
 from oamip_onnx.report.records import latency_record
-from oamip_onnx.runtime import RuntimeOptions
+from oamip_onnx.runtime import RuntimeOptions, options_that_start
 from oamip_onnx.verify import Drift, check_validity
 
 # Samples that the ranges of int8 activations are measured on, that are drawn for want of data, and that layers are
@@ -92,8 +92,7 @@ def export(
     chosen: Format = find_format(format)
     target = Path(out)
     _check(chosen, source, target, data, min_sqnr_db)
-    options = RuntimeOptions(config.provider, config.threads)
-    options.provider_names()  # an unknown provider is reported before anything is loaded
+    options, fallback = options_that_start(RuntimeOptions(config.provider, config.threads))
     bound = chosen.min_sqnr_db if min_sqnr_db is None else min_sqnr_db
     timed = config.bench and chosen.in_onnxruntime
     clock = StageClock(progress, ["load", "convert", "verify", *(["bench"] if timed else [])])
@@ -103,7 +102,7 @@ def export(
         chosen.require_types(model.proto, f"The model {str(model.path)!r}" if model.path else "The model")
         samples = _samples(model, data, config)
         compared = samples if evaluation is None else load_samples(evaluation, model)
-    notes = [*model.notes, *(samples.notes if chosen.in_onnxruntime else ())]
+    notes = [*([fallback] if fallback else []), *model.notes, *(samples.notes if chosen.in_onnxruntime else ())]
     drift, latency = None, None
     with _folder_beside(target) as folder:
         path = Path(folder) / target.name

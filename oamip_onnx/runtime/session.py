@@ -12,21 +12,11 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from oamip_onnx.errors import ModelError, UsageError, closest, first_line
+from oamip_onnx.errors import ModelError, UsageError, first_line
+from oamip_onnx.runtime.providers import CPU, PROVIDERS, RuntimeOptions, create_session, short_name
 
 # A protobuf message cannot exceed this many bytes; larger models reach ONNX Runtime through a file.
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
-
-# Errors arrive as exceptions; ONNX Runtime would print them on standard error as well.
-_FATAL_SEVERITY = 4
-
-# Providers whose tensors live in the memory of a device, and ONNX Runtime's name of that memory.
-_DEVICE_MEMORY = {
-    "CUDAExecutionProvider": "cuda",
-    "TensorrtExecutionProvider": "cuda",
-    "NvTensorRTRTXExecutionProvider": "cuda",
-    "DmlExecutionProvider": "dml",
-}
 
 _ELEMENT_TYPES: dict[str, npt.DTypeLike] = {
     "tensor(float)": np.float32,
@@ -57,49 +47,6 @@ def numpy_dtype(onnx_type: str) -> np.dtype[np.generic]:
     if onnx_type not in _ELEMENT_TYPES:
         raise ModelError(f"An input or output has the type {onnx_type}; only tensors are supported.")
     return np.dtype(_ELEMENT_TYPES[onnx_type])
-
-
-def available_providers() -> list[str]:
-    """Return the short names of the execution providers in this build of ONNX Runtime, such as ``cpu``, ``cuda``."""
-    return [p.removesuffix("ExecutionProvider").lower() for p in onnxruntime.get_available_providers()]
-
-
-@dataclass(frozen=True)
-class RuntimeOptions:
-    """How ONNX Runtime runs a model.
-
-    Attributes
-    ----------
-    provider
-        Short name of the execution provider: ``cpu``, ``cuda``, ``tensorrt``, …
-    threads
-        Intra-operator threads; 0 leaves the choice to ONNX Runtime.
-    optimise
-        Whether ONNX Runtime may fuse and rewrite the graph; off only to measure its own rounding differences.
-    """
-
-    provider: str = "cpu"
-    threads: int = 0
-    optimise: bool = True
-
-    def provider_names(self) -> list[str]:
-        """Return the ONNX Runtime names of the provider and of the CPU fallback for operators it has no kernel for.
-
-        Raises
-        ------
-        UsageError
-            If this build of ONNX Runtime does not offer the provider.
-        """
-        wanted = self.provider.lower().removesuffix("executionprovider")
-        for name in onnxruntime.get_available_providers():
-            if name.removesuffix("ExecutionProvider").lower() == wanted:
-                return list(dict.fromkeys([name, "CPUExecutionProvider"]))
-        have = available_providers()
-        raise UsageError(
-            f"ONNX Runtime {onnxruntime.__version__} on this machine has no provider {self.provider!r}"
-            f"{closest(wanted, have)}; available: {', '.join(have)}. Install the package that brings it "
-            "(for CUDA: pip install 'oamip-onnx[gpu]') or use --provider cpu."
-        )
 
 
 def runs(model: onnx.ModelProto, options: RuntimeOptions) -> bool:
@@ -148,13 +95,7 @@ class Session:
         profile_prefix: Path | None = None,
     ) -> None:
         self.options = options or RuntimeOptions()
-        settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = _FATAL_SEVERITY
-        settings.intra_op_num_threads = self.options.threads
-        # Idle spinning threads of one session steal the cores from the next; the sessions here take turns.
-        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        level = onnxruntime.GraphOptimizationLevel
-        settings.graph_optimization_level = level.ORT_ENABLE_ALL if self.options.optimise else level.ORT_DISABLE_ALL
+        settings = self.options.session_options()
         if profile_prefix is not None:
             settings.enable_profiling = True
             settings.profile_file_prefix = str(profile_prefix)
@@ -215,14 +156,14 @@ class Session:
         """
         self.run(feeds)
         session = self._session
-        if self.provider == "CPUExecutionProvider":
+        if self.provider == CPU:
             names, arrays = [o.name for o in self.outputs], dict(feeds)
 
             def run() -> None:
                 session.run(names, arrays)
 
             return run
-        memory = _DEVICE_MEMORY.get(self.provider, "cpu")
+        memory = PROVIDERS[short_name(self.provider)].memory if short_name(self.provider) in PROVIDERS else "cpu"
         binding = session.io_binding()
         for name, array in feeds.items():
             binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array, memory, 0))
@@ -240,15 +181,15 @@ def _create(
     model: onnx.ModelProto | Path, settings: onnxruntime.SessionOptions, providers: list[str]
 ) -> onnxruntime.InferenceSession:
     if isinstance(model, Path):
-        return onnxruntime.InferenceSession(str(model), settings, providers=providers)
+        return create_session(str(model), settings, providers)
     if model.ByteSize() < PROTOBUF_LIMIT_BYTES:
-        return onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=providers)
+        return create_session(model.SerializeToString(), settings, providers)
     with tempfile.TemporaryDirectory(prefix="oamip-") as folder:
         path = Path(folder) / "model.onnx"
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         onnx.save(copy, path, save_as_external_data=True, location="model.data")
-        return onnxruntime.InferenceSession(str(path), settings, providers=providers)
+        return create_session(str(path), settings, providers)
 
 
 def _tensor_info(value: onnxruntime.NodeArg) -> TensorInfo:

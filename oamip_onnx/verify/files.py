@@ -13,7 +13,7 @@ import onnxruntime
 
 from oamip_onnx.errors import ModelError, VerificationError, first_line
 from oamip_onnx.model import save_model
-from oamip_onnx.runtime import RuntimeOptions
+from oamip_onnx.runtime import RuntimeOptions, create_session
 
 
 def check_result(pruned: onnx.ModelProto, original: onnx.ModelProto, options: RuntimeOptions) -> None:
@@ -90,7 +90,7 @@ def load_warnings(path: Path, options: RuntimeOptions) -> list[str]:
     settings.log_severity_level = 2
     with captured_stderr() as lines:
         try:
-            onnxruntime.InferenceSession(str(path), settings, providers=options.provider_names())
+            create_session(str(path), settings, options.provider_names())
         except Exception as error:  # ONNX Runtime raises a dozen unrelated classes here
             raise ModelError(f"ONNX Runtime does not accept the model: {first_line(error)}") from error
     cleaned = (re.sub(r"\x1b\[[0-9;]*m|^\S+ \S+ \[", "", line).strip() for line in lines)
