@@ -303,6 +303,12 @@ def command_options(config: PruneConfig) -> list[str]:
     return words
 
 
+def shaping_options(config: PruneConfig) -> list[str]:
+    """Return the settings that shape the result, as `command_options` does."""
+    usual = {name: PruneConfig.model_fields[name].default for name in ("bench", "cache", "scheduler", "workers")}
+    return command_options(config.model_copy(update=usual))
+
+
 # Settings that `oamip prune` has an option of its own for.
 _OPTIONS = frozenset(
     "target importance preset lossless input_range metric memory_limit repair round_to ignore allow_inexact "

@@ -23,12 +23,13 @@ from oamip_onnx.budget import parse_target
 from oamip_onnx.calibration import Samples, Source, load_samples
 from oamip_onnx.certify import input_box, remove_losslessly
 from oamip_onnx.channels import BoolArray, ChannelAnalysis, select_units
-from oamip_onnx.config import PruneConfig, make_config
+from oamip_onnx.config import PruneConfig, make_config, shaping_options
 from oamip_onnx.errors import DataError, UnsupportedOperatorError, UsageError
 from oamip_onnx.importance import Scores
 from oamip_onnx.judging import repaired
 from oamip_onnx.model import (
     Array,
+    history_entry,
     save_model,
     with_initializers,
 )
@@ -207,7 +208,7 @@ def prune(
         elif outcome.updates:
             verification = _worse(verification, _verify(prepared, kept, outcome.proto, outcome.updates, "after repair"))
         check_result(outcome.proto, prepared.original.proto, prepared.options)
-        proto = _in_own_types(prepared, kept, outcome, _metadata(config, decision.scores))
+        proto = _in_own_types(prepared, kept, outcome, _metadata(prepared, config, decision.scores))
     with clock.stage("drift"):
         drift = _drift(prepared, outcome.proto, held_out)
         figures = None if metric.function is None else _figures(prepared, metric, outcome.proto, held_out)
@@ -285,7 +286,7 @@ def _scored(
             )
         kept = select_units(prepared.analysis, plan.widths, scores.values)
     with clock.stage("cut"):
-        narrow = cut(prepared.model, prepared.analysis, kept, _metadata(config, scores))
+        narrow = cut(prepared.model, prepared.analysis, kept, _metadata(prepared, config, scores))
     return _Decision(scores, kept, narrow, plan=plan)
 
 
@@ -318,7 +319,7 @@ def _proven(prepared: Prepared, config: PruneConfig, clock: StageClock) -> _Deci
             seconds=config.lossless_seconds,
             seed=config.seed,
             samples=prepared.samples.feeds,
-            metadata=_metadata(config, Scores(np.zeros(0), "lossless")),
+            metadata=_metadata(prepared, config, Scores(np.zeros(0), "lossless")),
         )
     units = found.units
     notes = [*units.notes]
@@ -374,13 +375,14 @@ def _inexact_note(analysis: ChannelAnalysis) -> list[str]:
     return [note + "the narrower model normalises over those it keeps."]
 
 
-def _metadata(config: PruneConfig, scores: Scores) -> dict[str, str]:
+def _metadata(prepared: Prepared, config: PruneConfig, scores: Scores) -> dict[str, str]:
     """Return what the file says about its making; nothing that differs between two runs of the same command."""
     return {
         "oamip.target": config.target,
         "oamip.importance": scores.criterion,
         "oamip.repair": config.repair,
         "oamip.seed": str(config.seed),
+        **history_entry(prepared.original.proto, "prune", shaping_options(config), prepared.original.sha256),
     }
 
 

@@ -11,7 +11,7 @@ import onnx
 
 from oamip_onnx.bench import compare_latency, describe_environment, warnings
 from oamip_onnx.calibration import BATCH_SIZE, Samples, Source, load_samples, random_samples
-from oamip_onnx.config import PruneConfig, make_config
+from oamip_onnx.config import PruneConfig, make_config, shaping_options
 from oamip_onnx.converters.formats import (  # type: ignore[import-not-found,unused-ignore]
     Exported,
     ExportTask,
@@ -20,7 +20,17 @@ from oamip_onnx.converters.formats import (  # type: ignore[import-not-found,unu
 )
 from oamip_onnx.errors import DataError, OutputError, TargetError, UsageError
 from oamip_onnx.exporting.comparison import first, judge, loaded, verified
-from oamip_onnx.model import Array, Model, bind_inputs, check_writable, infer_shapes, load_model, save_model
+from oamip_onnx.model import (
+    Array,
+    Model,
+    bind_inputs,
+    check_writable,
+    history_entry,
+    infer_shapes,
+    load_model,
+    save_model,
+    with_metadata,
+)
 from oamip_onnx.preparation import ModelSource
 from oamip_onnx.progress import Progress, StageClock
 from oamip_onnx.report import ExportedFile, ExportReport, SpeedupRecord, drift_record
@@ -107,7 +117,9 @@ def export(
     with _folder_beside(target) as folder:
         path = Path(folder) / target.name
         with clock.stage("convert"):
-            task = _task(model, chosen, target, samples, options, bound)
+            told = ["--format", chosen.name, *([] if min_sqnr_db is None else ["--min-sqnr", f"{min_sqnr_db:g}"])]
+            told += shaping_options(config)
+            task = _task(model, chosen, target, samples, options, bound, told)
             made: Exported = chosen.converter()(task, path)
             if made.model is not None:
                 proto = _with_metadata(made.model, task.model.metadata_props)
@@ -176,13 +188,19 @@ def _samples(model: Model, data: Source | None, config: PruneConfig) -> Samples:
 
 
 def _task(
-    model: Model, chosen: Format, target: Path, samples: Samples, options: RuntimeOptions, bound: float
+    model: Model,
+    chosen: Format,
+    target: Path,
+    samples: Samples,
+    options: RuntimeOptions,
+    bound: float,
+    told: list[str],
 ) -> ExportTask:
-    """Return what the converter works on; the model carries the metadata of the result."""
+    """Return what the converter works on; the model carries the metadata of the result, which name what was `told`."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
-    entry = onnx.StringStringEntryProto(key="oamip.export", value=chosen.name)
-    others = [one for one in model.proto.metadata_props if one.key != entry.key]
+    step = history_entry(model.proto, "export", told, model.sha256)
+    entries = with_metadata(model.proto.metadata_props, {"oamip.export": chosen.name, **step})
     real = () if samples.is_random else tuple(first(samples, _CALIBRATION_SAMPLES).batches(BATCH_SIZE))
     example = next(first(samples, _LAYER_SAMPLES).batches(_LAYER_SAMPLES))
 
@@ -190,7 +208,7 @@ def _task(
         return loaded(which, options, chosen.name).run(feeds)
 
     return ExportTask(
-        model=_with_metadata(proto, [*others, entry]),
+        model=_with_metadata(proto, entries),
         source=str(model.path or "MODEL.onnx"),
         target=target,
         feeds=real,

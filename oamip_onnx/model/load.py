@@ -1,5 +1,6 @@
 """From a path, bytes or a message to a canonical `Model`."""
 
+import hashlib
 import math
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from oamip_onnx.errors import ModelError, first_line
 from oamip_onnx.model.canonical import canonicalise
 from oamip_onnx.model.graph import without_weights
 from oamip_onnx.model.model import Model
+from oamip_onnx.runtime.session import PROTOBUF_LIMIT_BYTES
 
 OLDEST_OPSET = 7
 
 _LARGE_WEIGHT_BYTES = 1 << 16
+_BLOCK_BYTES = 1 << 20
 
 
 def load_model(source: str | Path | bytes | onnx.ModelProto) -> Model:
@@ -28,9 +31,10 @@ def load_model(source: str | Path | bytes | onnx.ModelProto) -> Model:
     if isinstance(source, onnx.ModelProto):
         copy = onnx.ModelProto()
         copy.CopyFrom(source)
-        return _from_proto(copy, source.ByteSize(), path=None, external_data=False)
+        return _from_proto(copy, source.ByteSize(), _digest(source), path=None, external_data=False)
     if isinstance(source, bytes):
-        return _from_proto(_parse(source, "The given bytes"), len(source), path=None, external_data=False)
+        digest = hashlib.sha256(source).hexdigest()
+        return _from_proto(_parse(source, "The given bytes"), len(source), digest, path=None, external_data=False)
     path = Path(source)
     if not path.exists():
         raise ModelError(f"The model file {str(path)!r} does not exist; check the path.")
@@ -41,6 +45,7 @@ def load_model(source: str | Path | bytes | onnx.ModelProto) -> Model:
     except OSError as error:
         raise ModelError(f"The model file {str(path)!r} cannot be read: {error.strerror}.") from error
     proto = _parse(content, f"The file {str(path)!r}")
+    digest = hashlib.sha256(content)
     del content  # large models are held once
     files = _external_files(proto)
     missing = [name for name in files if not (path.parent / name).is_file()]
@@ -50,10 +55,20 @@ def load_model(source: str | Path | bytes | onnx.ModelProto) -> Model:
         )
     try:
         load_external_data_for_model(proto, str(path.parent))
+        for name in files:
+            with (path.parent / name).open("rb") as file:
+                while block := file.read(_BLOCK_BYTES):
+                    digest.update(block)
     except (ValueError, OSError, onnx.checker.ValidationError) as error:
         raise ModelError(f"The external data of {str(path)!r} cannot be read: {first_line(error)}.") from error
     size_bytes = path.stat().st_size + sum((path.parent / name).stat().st_size for name in files)
-    return _from_proto(proto, size_bytes, path=path, external_data=bool(files))
+    return _from_proto(proto, size_bytes, digest.hexdigest(), path=path, external_data=bool(files))
+
+
+def _digest(proto: onnx.ModelProto) -> str:
+    if proto.ByteSize() >= PROTOBUF_LIMIT_BYTES:
+        return ""  # it cannot be serialised
+    return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
 
 
 def _external_files(proto: onnx.ModelProto) -> list[str]:
@@ -78,7 +93,9 @@ def _parse(content: bytes, what: str) -> onnx.ModelProto:
     return proto
 
 
-def _from_proto(proto: onnx.ModelProto, size_bytes: int, *, path: Path | None, external_data: bool) -> Model:
+def _from_proto(
+    proto: onnx.ModelProto, size_bytes: int, sha256: str, *, path: Path | None, external_data: bool
+) -> Model:
     """Return the model of a message that nobody else holds."""
     what = f"The model {str(path)!r}" if path else "The model"
     for opset in proto.opset_import:
@@ -89,7 +106,7 @@ def _from_proto(proto: onnx.ModelProto, size_bytes: int, *, path: Path | None, e
             )
     _check(proto, what)
     canonical, notes = canonicalise(proto)
-    return Model(canonical, size_bytes, external_data, path, notes)
+    return Model(canonical, size_bytes, external_data, path, notes, sha256)
 
 
 def _check(proto: onnx.ModelProto, what: str) -> None:

@@ -39,6 +39,9 @@ class Model:
         The file it came from, if any.
     notes
         Sentences on what the canonical form changed that a user can notice.
+    sha256
+        SHA-256 digest, in hexadecimal digits, of the file or message it came from, with its external data behind it;
+        empty for a message beyond the 2 GiB that can be serialised.
     """
 
     proto: onnx.ModelProto
@@ -46,6 +49,7 @@ class Model:
     external_data: bool = False
     path: Path | None = None
     notes: tuple[str, ...] = field(default=())
+    sha256: str = ""
 
     @property
     def graph(self) -> onnx.GraphProto:

@@ -1,6 +1,8 @@
 """What `inspect` reports: groups with what they cost, pins, and what the program can encode."""
 
+import shlex
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import numpy as np
 from rich.text import Text
@@ -8,10 +10,13 @@ from rich.text import Text
 from oamip_onnx.budget import costs_of
 from oamip_onnx.channels import REMEDIES, BoolArray, ChannelAnalysis, ChannelGroup
 from oamip_onnx.formulation import BUILDERS
-from oamip_onnx.model import Costs, Model
+from oamip_onnx.model import Costs, Model, history
 from oamip_onnx.report.grid import Grid, Section
 from oamip_onnx.report.schema import SCHEMA_VERSION, PinRecord, Record
 from oamip_onnx.report.shown import Part, ShownInParts
+
+# Digits of a digest that tell two files apart.
+_DIGITS = 12
 
 _PRODUCTS = frozenset({"Conv", "Div", "Gemm", "MatMul", "Mul"})
 
@@ -54,6 +59,20 @@ class GroupInspection(Record):
         return ", ".join(words)
 
 
+class StepRecord(Record):
+    """One command that the model went through: its options without paths, the version, the digest of what it read."""
+
+    command: str
+    options: list[str]
+    version: str
+    source_sha256: str
+
+    def describe(self) -> str:
+        """Return the command, and what it read."""
+        read = f" of the file with SHA-256 {self.source_sha256[:_DIGITS]}…" if self.source_sha256 else ""
+        return f"{shlex.join(['oamip', self.command, *self.options])} (version {self.version}){read}"
+
+
 class Inspection(Record, ShownInParts):
     """The channels of a model.
 
@@ -65,6 +84,8 @@ class Inspection(Record, ShownInParts):
         Shares of the nodes, and of the MACs in them, that the program in shift form can express.
     remedies
         What would have to change for pinned channels to go, by the codes of the pins.
+    history
+        The commands that the model went through, the oldest first.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -78,6 +99,7 @@ class Inspection(Record, ShownInParts):
     pinned: list[PinRecord]
     remedies: dict[str, str]
     notes: list[str]
+    history: list[StepRecord]
 
     def parts(self) -> list[Part]:
         """Return groups with what they cost, what the program can encode, and pins with what would help."""
@@ -98,6 +120,8 @@ class Inspection(Record, ShownInParts):
         if self.pinned:
             yield self._pin_grid()
             yield from (Text(f"{code}: {remedy}") for code, remedy in self.remedies.items())
+        if self.history:
+            yield Text("\n".join(["History:", *(f"{i}. {step.describe()}" for i, step in enumerate(self.history, 1))]))
 
     def _group_grid(self) -> Grid:
         rows = tuple(
@@ -180,6 +204,7 @@ def inspect_channels(model: Model, analysis: ChannelAnalysis) -> Inspection:
         pinned=[PinRecord(tensor=p.tensor, code=str(p.code), reason=p.reason) for p in analysis.pinned],
         remedies={str(code): REMEDIES[code].change for code in dict.fromkeys(p.code for p in analysis.pinned)},
         notes=list(model.notes),
+        history=[StepRecord(**asdict(step)) for step in history(model.proto)],
     )
 
 

@@ -18,7 +18,7 @@ from oamip_onnx.channels import (
     vanished_consumers,
 )
 from oamip_onnx.errors import ModelError
-from oamip_onnx.model import Array, Model, captured_names, inner_nodes
+from oamip_onnx.model import Array, Model, captured_names, inner_nodes, with_metadata
 from oamip_onnx.surgery.collapse import collapse
 from oamip_onnx.surgery.constants import rewrite, touches
 
@@ -154,8 +154,8 @@ def _restore(proto: onnx.ModelProto, original: onnx.ModelProto, metadata: Mappin
             node.ClearField("domain")
         del node.metadata_props[:]
         node.metadata_props.extend(source_node.metadata_props)
-    entries = {p.key: p.value for p in original.metadata_props} | dict(metadata)
-    onnx.helper.set_model_props(proto, entries)
+    del proto.metadata_props[:]
+    proto.metadata_props.extend(with_metadata(original.metadata_props, metadata))
     return proto
 
 
