@@ -10,6 +10,18 @@ Head = Literal["linear", "hidden", "pooled"]
 Widths = Literal["auto", "uniform", "program"]
 RepairName = Literal["least-squares", "bias", "batch-norm", "none"]
 
+Deployment = Literal["here", "cpu-avx2", "cpu-avx512", "arm", "openvino", "cuda", "tensorrt"]
+
+# The multiple of widths that pays where a model is deployed, from the blocks of channels that its kernels work on.
+ALIGNMENTS: dict[str, int] = {
+    "cpu-avx2": 8,  # floats of a vector; ONNX Runtime's blocked convolutions keep as many channels together
+    "cpu-avx512": 16,  # as above
+    "arm": 8,  # two vectors of NEON in float32, one in float16
+    "openvino": 16,  # its convolutions on a CPU (oneDNN) block channels by 16 with AVX-512, by 8 without
+    "cuda": 8,  # float16 values in the 16 bytes that Tensor Cores load at a time
+    "tensorrt": 16,  # int8 values in the same 16 bytes
+}
+
 # Units of sizes, in bytes.
 SIZES: dict[str, int] = {
     "B": 1,

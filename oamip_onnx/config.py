@@ -10,7 +10,18 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from oamip_onnx.channels import Heads
-from oamip_onnx.choices import PAPER_LOSS_WEIGHT, SIZES, Decoupling, Form, Head, Importance, Preset, RepairName, Widths
+from oamip_onnx.choices import (
+    PAPER_LOSS_WEIGHT,
+    SIZES,
+    Decoupling,
+    Deployment,
+    Form,
+    Head,
+    Importance,
+    Preset,
+    RepairName,
+    Widths,
+)
 from oamip_onnx.errors import UsageError, closest
 from oamip_onnx.model import write_text
 
@@ -78,8 +89,11 @@ class PruneConfig(BaseModel):
         Bytes that the rows of one refit may take, as many again for the original's responses, and the moments that are
         kept between uses; also as text with a unit, such as ``512MiB``.
     round_to
-        Widths are rounded to multiples of this; 1 leaves them free, and ``auto`` finds the multiple that pays on this
-        CPU.
+        Widths are rounded to multiples of this; 1 leaves them free, and ``auto`` takes the multiple that pays where
+        the model is deployed. By default 8, or ``auto`` with a `deployment`.
+    deployment
+        Where the model will run, for ``round_to=auto``: ``here``, on the provider, the CPU being timed; or
+        ``cpu-avx2``, ``cpu-avx512``, ``arm``, ``openvino``, ``cuda`` or ``tensorrt``, by the blocks of their kernels.
     min_width, max_ratio
         By glob, or regular expression behind ``re:``, on nodes and tensors: the fewest units of a group that must
         stay, and the largest share of them that may go.
@@ -148,6 +162,7 @@ class PruneConfig(BaseModel):
     repair: RepairName = "least-squares"
     memory_limit: int = Field(default=1 << 30, ge=1)
     round_to: int | Literal["auto"] = 8
+    deployment: Deployment = "here"
     min_width: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     max_ratio: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
     samples: int | None = Field(default=None, ge=1)
@@ -191,8 +206,11 @@ class PruneConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _with_preset(cls, values: Any) -> Any:
-        """Set what the preset sets and the caller does not."""
-        return {**_preset_values(values.get("preset")), **values} if isinstance(values, dict) else values
+        """Set what the preset and the deployment set and the caller does not."""
+        if not isinstance(values, dict):
+            return values
+        aligned = {"round_to": "auto"} if values.get("deployment", "here") != "here" else {}
+        return {**_preset_values(values.get("preset")), **aligned, **values}
 
 
 # What a preset sets where the user does not.

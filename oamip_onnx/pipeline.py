@@ -33,7 +33,7 @@ from oamip_onnx.model import (
     save_model,
     with_initializers,
 )
-from oamip_onnx.planning import Plan
+from oamip_onnx.planning import Plan, alignment_of
 from oamip_onnx.preparation import ModelSource, Prepared, check_classes, prepare, require_groups
 from oamip_onnx.progress import Progress, StageClock
 from oamip_onnx.repair import HELD_OUT_SHARE, Repaired
@@ -195,6 +195,8 @@ def prune(
         verification = _verify(prepared, kept, decision.narrow, {}, "after surgery")
     notes = [*prepared.original.notes, *prepared.samples.notes, *decision.scores.notes]
     notes += _inexact_note(prepared.analysis)
+    if config.round_to == "auto" and not config.lossless:
+        notes.append(f"Widths are multiples of {alignment_of(config)}, which pays where the model runs.")
     with clock.stage("repair"):
         outcome = decision.merged or _repair(prepared, kept, decision.narrow, config, notes)
     with clock.stage("verify repair"):

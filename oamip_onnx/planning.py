@@ -21,6 +21,7 @@ from oamip_onnx.budget import (
     plan_widths,
     total,
 )
+from oamip_onnx.choices import ALIGNMENTS
 from oamip_onnx.config import PruneConfig
 from oamip_onnx.errors import TargetError
 from oamip_onnx.importance import ImportanceContext, damage_curves
@@ -81,8 +82,14 @@ _Choice = tuple[float, Plan]
 
 
 def alignment_of(config: PruneConfig) -> int:
-    """Return the multiple that widths are rounded to; for ``auto``, the one that pays on this CPU, which is timed."""
-    return _measured_alignment(config.seed) if config.round_to == "auto" else config.round_to
+    """Return the multiple that widths are rounded to.
+
+    For ``auto``, it is the one that pays where the model is deployed: known by name, or timed on this CPU.
+    """
+    if config.round_to != "auto":
+        return config.round_to
+    place = config.provider if config.deployment == "here" else config.deployment
+    return ALIGNMENTS[place] if place in ALIGNMENTS else _measured_alignment(config.seed)
 
 
 @cache

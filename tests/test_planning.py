@@ -261,6 +261,41 @@ def test_the_multiple_that_pays_is_measured(prepared: Prepared, monkeypatch: pyt
     assert all(width % 8 == 0 for width in widths)
 
 
+@pytest.mark.parametrize(
+    ("settings", "multiple"),
+    [
+        ({"deployment": "cpu-avx2"}, 8),
+        ({"deployment": "cpu-avx512"}, 16),
+        ({"deployment": "arm"}, 8),
+        ({"deployment": "openvino"}, 16),
+        ({"deployment": "cuda"}, 8),
+        ({"deployment": "tensorrt"}, 16),
+        # Where the model runs is known by the provider, too; what the user says ranks above both.
+        ({"round_to": "auto", "provider": "tensorrt"}, 16),
+        ({"deployment": "arm", "provider": "tensorrt"}, 8),
+        ({"deployment": "openvino", "round_to": 4}, 4),
+    ],
+)
+def test_the_multiple_that_pays_elsewhere_is_known(
+    settings: dict[str, object], multiple: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "measure_alignment", lambda **_: pytest.fail("This CPU says nothing of others."))
+    assert planning.alignment_of(make_config(settings)) == multiple
+
+
+def test_widths_fit_the_place_of_deployment(tmp_path: Path) -> None:
+    data = FASHION / "calibration.npz"
+    ran = oamip(
+        "prune", NETWORK, tmp_path / "out.onnx", "--data", data, "--for", "openvino", "--importance", "magnitude",
+        "--no-bench", "--json", "-",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    groups = json.loads(ran.out)["groups"]
+    assert all(group["after"] % 16 == 0 for group in groups if group["before"] >= 64)
+    assert any("multiples of 16" in note for note in json.loads(ran.out)["notes"])
+    failed(oamip("prune", NETWORK, tmp_path / "out.onnx", "--data", data, "--for", "abacus"), 2, "'deployment'")
+
+
 def test_a_branch_vanishes_where_nothing_else_reaches_the_target(tmp_path: Path) -> None:
     name = next(n for n in sorted(GRAPHS) if any(g.minimum_width == 0 for g in analysed(GRAPHS[n]()).analysis.groups))
     onnx.save(GRAPHS[name](), tmp_path / "model.onnx")

@@ -27,7 +27,13 @@ Form = Annotated[str | None, typer.Option(help="auto, response, layerwise, shift
 Preset = Annotated[str | None, typer.Option(help="default, or paper: the authors' program.", metavar="NAME")]
 Scheduler = Annotated[str | None, typer.Option(help="Solve on a Dask cluster: tcp://host:8786.", metavar="ADDRESS")]
 NoCache = Annotated[bool | None, typer.Option("--no-cache", help="Neither keep nor reuse solved programs.")]
-RoundTo = Annotated[str | None, typer.Option(help="Round widths to multiples of N, or auto.", metavar="N")]
+RoundTo = Annotated[
+    str | None, typer.Option(help="Widths in multiples of N; auto: here, or --for cuda, arm, …", metavar="N")
+]
+Deployment = Annotated[
+    # Of use with --round-to auto alone, whose help names it.
+    str | None, typer.Option("--for", help="Where the model will run.", metavar="NAME", hidden=True)
+]
 Ignore = Annotated[
     list[str] | None,
     typer.Option(help="Leave these nodes or tensors alone: a glob, or re: and an expression.", metavar="PATTERN"),

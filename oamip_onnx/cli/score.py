@@ -47,6 +47,7 @@ def score(
         int | None, typer.Option("--subnetworks", help="Find K distinct subnetworks.", metavar="K")
     ] = None,
     round_to: options.RoundTo = None,
+    deployment: options.Deployment = None,
     ignore: options.Ignore = None,
     allow_inexact: options.AllowInexact = None,
     more: options.Set = None,
@@ -66,6 +67,7 @@ def score(
             preset=preset,
             form=form,
             round_to=round_to,
+            deployment=deployment,
             ignore=ignore,
             allow_inexact=allow_inexact,
             scheduler=scheduler,
