@@ -11,6 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from oamip_onnx.calibration.checks import check_feeds, check_labels, float_input_from_bytes
+from oamip_onnx.calibration.datasets import fitted, read_dataset
 from oamip_onnx.calibration.samples import Samples
 from oamip_onnx.calibration.scripts import import_file
 from oamip_onnx.errors import DataError, UsageError
@@ -39,6 +40,7 @@ def load_samples(
     ----------
     source
         A ``.npz`` keyed by input name; a folder of ``.npy`` or ``.npz`` files or of ``test_data_set_*``;
+        a data set by its folder or name, and a split (see `oamip_onnx.calibration.datasets.read_dataset`);
         ``file.py`` or ``file.py:function`` whose function yields dicts; in Python also a dict of arrays, an iterable
         of dicts, or an object with ``get_next``.
     model
@@ -155,6 +157,13 @@ def _from_path(text: str, model: Model) -> Iterator[dict[str, Array]]:
     script, _, function = text.rpartition(":")
     if script.endswith(".py"):
         yield from _from_script(Path(script), function)
+        return
+    dataset = read_dataset(text)
+    if dataset is not None:
+        name = _only_input(model, Path(text))
+        (value,) = (one for one in model.graph.input if one.name == name)
+        shape = [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+        yield {name: fitted(dataset.images, shape), LABELS_KEY: dataset.labels}
         return
     path = Path(text)
     if not path.exists():

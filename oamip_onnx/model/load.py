@@ -33,8 +33,8 @@ def load_model(source: str | Path | bytes | onnx.ModelProto) -> Model:
         copy.CopyFrom(source)
         return _from_proto(copy, source.ByteSize(), _digest(source), path=None, external_data=False)
     if isinstance(source, bytes):
-        digest = hashlib.sha256(source).hexdigest()
-        return _from_proto(_parse(source, "The given bytes"), len(source), digest, path=None, external_data=False)
+        own = hashlib.sha256(source).hexdigest()
+        return _from_proto(_parse(source, "The given bytes"), len(source), own, path=None, external_data=False)
     path = Path(source)
     if not path.exists():
         raise ModelError(f"The model file {str(path)!r} does not exist; check the path.")
