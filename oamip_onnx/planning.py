@@ -126,9 +126,11 @@ class Planner:
         TargetError
             If the target cannot be reached; the message says what can be.
         """
+        if target.kind == "ratio":
+            return [self.uniform(target)]
+        if self._config.widths == "uniform":
+            return [self._real_uniform(target)]
         uniform = self.uniform(target)
-        if target.kind == "ratio" or self._config.widths == "uniform":
-            return [uniform]
         program = self.program(target)
         if self._config.widths == "program" or program.widths == uniform.widths or not self._is_real(target, uniform):
             return [program]
@@ -139,8 +141,34 @@ class Planner:
         limits = [limit for limit in target.limits if limit.kind not in self._counts]
         return all(self._real(limit, plan.widths) <= limit.absolute(self._whole(limit.kind)) for limit in limits)
 
-    def uniform(self, target: Target) -> Plan:
+    def _real_uniform(self, target: Target) -> Plan:
+        """Return uniform widths whose real costs keep every limit: where a table says too little, it is scaled up.
+
+        Raises
+        ------
+        TargetError
+            If no uniform widths meet the target.
+        """
+        scales, real = dict[str, float](), dict[str, float]()
+        for _ in range(_ROUNDS):
+            plan = self.uniform(target, scales)
+            real = self._real_costs(target, plan.widths)
+            missed = [one for one in target.limits if real[one.kind] > one.absolute(self._whole(one.kind))]
+            if not missed:
+                return plan
+            for limit in missed:
+                scales[limit.kind] = real[limit.kind] / self._cost(limit.kind, plan.widths) * (1 + _MARGIN)
+        raise self._unmet(target, real)
+
+    def uniform(self, target: Target, scales: Mapping[str, float] | None = None) -> Plan:
         """Return the widths of the smallest ratio for every group that meets a target.
+
+        Parameters
+        ----------
+        target
+            The target.
+        scales
+            What costs are multiplied by, by kind; 1 for all others.
 
         Raises
         ------
@@ -148,10 +176,11 @@ class Planner:
             If the target cannot be reached.
         """
         kinds = [limit.kind for limit in target.limits]
+        scaled = scales or {}
         widths = plan_widths(
             self._analysis.groups,
             target,
-            lambda widths: {kind: self._cost(kind, widths) for kind in kinds},
+            lambda widths: {kind: scaled.get(kind, 1.0) * self._cost(kind, widths) for kind in kinds},
             {} if target.kind == "ratio" else {kind: self._whole(kind) for kind in kinds},
             self._round_to,
         )

@@ -241,10 +241,30 @@ def test_a_wrong_prediction_is_corrected_by_what_is_measured(
     assert 3 < len(runs) <= 3 * (5 + 5 + 1)
 
 
-def test_a_latency_that_no_correction_reaches_is_said(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("slowness", [0.8, 1.0, 1.25])
+def test_uniform_widths_are_timed_and_corrected_too(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch, slowness: float
+) -> None:
+    runs = _timed(monkeypatch, slowness)
+    target = parse_target("latency=0.6")
+    found = planner(prepared, make_config(FAST, PLAIN, {"widths": "uniform"}))
+    (plan,) = found.plans(target)
+    assert plan.kind == "uniform"
+    (limit,) = target.limits
+    assert found._real(limit, plan.widths) <= limit.absolute(found._whole("latency"))
+    # Where the table is right, its first answer is taken.
+    plain = found.uniform(target).widths
+    assert (plan.widths == plain) == (found._real(limit, plain) <= limit.absolute(found._whole("latency")))
+    assert len(runs) <= 3 * (5 + 2)
+
+
+@pytest.mark.parametrize("widths", ["program", "uniform"])
+def test_a_latency_that_no_correction_reaches_is_said(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch, widths: str
+) -> None:
     _timed(monkeypatch, 50.0)
-    with pytest.raises(TargetError, match=r"latency=0\.6 was not met; the closest found is latency=\d"):
-        planner(prepared, make_config(FAST, PLAIN)).program(parse_target("latency=0.6"))
+    with pytest.raises(TargetError, match=r"latency=0\.6"):
+        planner(prepared, make_config(FAST, PLAIN, {"widths": widths})).plans(parse_target("latency=0.6"))
 
 
 def test_the_multiple_that_pays_is_measured(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
