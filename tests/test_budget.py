@@ -292,3 +292,16 @@ def test_scores_must_be_finite() -> None:
     found = analysed(GRAPHS["residual"]())
     with pytest.raises(ValueError, match="finite"):
         select_units(found.analysis, (3, 4), np.full(found.analysis.unit_count, np.nan))
+
+
+@pytest.mark.parametrize(
+    ("width", "round_to", "multiple"),
+    [(64, 16, 16), (32, 16, 16), (31, 16, 8), (16, 16, 8), (15, 16, 1), (40, 32, 16), (16, 8, 8), (15, 8, 1), (9, 12, 1)],
+)
+def test_narrow_groups_take_a_smaller_multiple_and_the_narrowest_any(width: int, round_to: int, multiple: int) -> None:
+    (candidates,) = candidate_widths([ChannelGroup("g", ("g",), 0, width, minimum_width=1)], round_to)
+    steps = np.diff(candidates[:-1] if width % multiple else candidates)
+    assert set(steps.tolist()) == {multiple}
+    for ratio in (0.1, 0.3, 0.5, 0.8):
+        (kept,) = uniform_widths([ChannelGroup("g", ("g",), 0, width, minimum_width=1)], ratio, round_to)
+        assert kept % multiple == 0 or kept == width

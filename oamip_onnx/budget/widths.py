@@ -12,8 +12,11 @@ from oamip_onnx.errors import TargetError
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-# Groups narrower than this many alignments are cut freely: rounding would decide their width alone.
+# Groups narrower than this many alignments take a smaller one: rounding would decide their width alone.
 _FEWEST_ALIGNMENTS = 2
+
+# The alignment is halved for narrow groups, but not below this: smaller multiples are as slow as any width.
+_LEAST_BLOCK = 8
 
 # A branch vanishes where less than half a unit would be left, whatever the alignment.
 _NOTHING = 0.5
@@ -37,7 +40,8 @@ def uniform_widths(groups: Sequence[ChannelGroup], ratio: float, round_to: int =
     ratio
         Share to remove, 0 ≤ ratio < 1.
     round_to
-        Widths are rounded to the nearest multiple; groups narrower than two multiples are not aligned.
+        Widths are rounded to the nearest multiple; of groups narrower than two multiples to half of it, and so on down
+        to 8; still narrower ones are not aligned.
 
     Returns
     -------
@@ -116,8 +120,8 @@ def candidate_widths(groups: Sequence[ChannelGroup], round_to: int = 1) -> list[
     groups
         The groups.
     round_to
-        Alignment; groups narrower than two multiples are not aligned. Of more than `_MOST_CANDIDATES` multiples, evenly
-        spaced ones are taken.
+        Alignment, for narrow groups as in `uniform_widths`. Of more than `_MOST_CANDIDATES` multiples, evenly spaced
+        ones are taken.
     """
     found = []
     for group in groups:
@@ -145,7 +149,7 @@ def widths_above(
     threshold
         The score above which a unit stays.
     round_to
-        Widths are rounded up to multiples; groups narrower than two multiples are not aligned.
+        Widths are rounded up to multiples, for narrow groups as in `uniform_widths`.
     """
     widths = []
     for group in groups:
@@ -158,8 +162,12 @@ def widths_above(
 
 
 def _step(group: ChannelGroup, round_to: int) -> int:
-    aligned = group.width >= _FEWEST_ALIGNMENTS * round_to
-    return int(np.lcm(group.block_count, round_to)) if aligned else group.block_count
+    """Return what a group's widths are multiples of."""
+    multiple = round_to
+    while group.width < _FEWEST_ALIGNMENTS * multiple and multiple % 2 == 0 and multiple // 2 >= _LEAST_BLOCK:
+        multiple //= 2
+    aligned = group.width >= _FEWEST_ALIGNMENTS * multiple
+    return int(np.lcm(group.block_count, multiple)) if aligned else group.block_count
 
 
 def first_units(analysis: ChannelAnalysis, widths: Sequence[int]) -> BoolArray:
