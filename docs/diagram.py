@@ -7,7 +7,15 @@ STAGES = ("load", "score", "cut", "verify", "repair", "verify repair", "drift", 
 
 BANDS: tuple[tuple[tuple[str, str], ...], ...] = (
     (("cli", "the command line: streams, display, interrupts"),),
-    (("pipeline", "prune"), ("benching", "benchmark"), ("exporting", "to runtimes"), ("doctor", "what works here")),
+    (("running", "pipelines from a file"),),
+    (
+        ("pipeline", "prune"),
+        ("benching", "benchmark"),
+        ("importing", "from frameworks"),
+        ("exporting", "to runtimes"),
+        ("finetuning", "training"),
+        ("doctor", "what works here"),
+    ),
     (("searching", "within a drop"), ("report", "records, tables, page")),
     (("scoring", "scores and widths for a target"),),
     (("planning", "widths for a target"), ("judging", "loss after the repair")),
@@ -18,7 +26,12 @@ BANDS: tuple[tuple[tuple[str, str], ...], ...] = (
         ("certify", "what holds over a box"),
         ("verify", "masked oracle, file, drift"),
     ),
-    (("solvers", "cvxpy, SCIP"), ("tightening", "bounds by LP, MIP"), ("repair", "bias, least squares")),
+    (
+        ("solvers", "cvxpy, SCIP"),
+        ("tightening", "bounds by LP, MIP"),
+        ("repair", "bias, least squares"),
+        ("training", "the graph in PyTorch"),
+    ),
     (
         ("masking", "what removed means"),
         ("formulation", "the programs"),
@@ -29,9 +42,10 @@ BANDS: tuple[tuple[tuple[str, str], ...], ...] = (
         ("channels", "labels, rules, groups"),
         ("calibration", "samples, Gram matrices"),
         ("bench", "latency, cold start, profile"),
+        ("converters", "to and from ONNX"),
     ),
     (("model", "load, shapes, costs, save"),),
-    (("runtime", "ONNX Runtime sessions"), ("tasks", "processes, Dask, cache"), ("converters", "to ONNX")),
+    (("runtime", "ONNX Runtime sessions"), ("tasks", "processes, Dask, cache")),
     (("errors", "one tree"), ("progress", "steps, stage clock"), ("choices", "names of settings")),
 )
 """The packages and modules, highest band first: each imports only what stands in a band below its own."""

@@ -16,9 +16,12 @@ from oamip_onnx.report import (
     DoctorReport,
     Explanation,
     ExportReport,
+    FinetuneReport,
     FrontReport,
+    ImportReport,
     Inspection,
     Result,
+    RunReport,
     ScoreReport,
     SubnetworksReport,
 )
@@ -34,10 +37,13 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 REPORTS: dict[str, tuple[type[BaseModel], str]] = {
     "result": (Result, "oamip prune --json"),
+    "finetune": (FinetuneReport, "oamip finetune --json"),
+    "run": (RunReport, "oamip run --json"),
     "score": (ScoreReport, "oamip score --out"),
     "front": (FrontReport, "oamip score --path --out"),
     "subnetworks": (SubnetworksReport, "oamip score --subnetworks --out"),
     "bench": (BenchReport, "oamip bench --json"),
+    "import": (ImportReport, "oamip import --json"),
     "export": (ExportReport, "oamip export --json"),
     "inspect": (Inspection, "oamip inspect --json"),
     "explain": (Explanation, "oamip explain --json"),

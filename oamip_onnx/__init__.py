@@ -16,20 +16,40 @@ if TYPE_CHECKING:
     from oamip_onnx.config import PruneConfig as PruneConfig
     from oamip_onnx.errors import OamipError as OamipError
     from oamip_onnx.exporting import export as export
+    from oamip_onnx.finetuning import FinetuneResult as FinetuneResult
+    from oamip_onnx.finetuning import finetune as finetune
+    from oamip_onnx.importing import import_model as import_model
     from oamip_onnx.pipeline import PruneResult as PruneResult
     from oamip_onnx.pipeline import prune as prune
+    from oamip_onnx.running import run_pipeline as run_pipeline
 
 __version__ = version("oamip-onnx")
 
-__all__ = ["OamipError", "PruneConfig", "PruneResult", "__version__", "benchmark", "export", "prune"]
+__all__ = [
+    "FinetuneResult",
+    "OamipError",
+    "PruneConfig",
+    "PruneResult",
+    "__version__",
+    "benchmark",
+    "export",
+    "finetune",
+    "import_model",
+    "prune",
+    "run_pipeline",
+]
 
 _HOMES = {
+    "FinetuneResult": "oamip_onnx.finetuning",
     "OamipError": "oamip_onnx.errors",
     "PruneConfig": "oamip_onnx.config",
     "PruneResult": "oamip_onnx.pipeline",
     "benchmark": "oamip_onnx.benching",
     "export": "oamip_onnx.exporting",
+    "finetune": "oamip_onnx.finetuning",
+    "import_model": "oamip_onnx.importing",
     "prune": "oamip_onnx.pipeline",
+    "run_pipeline": "oamip_onnx.running",
 }
 
 

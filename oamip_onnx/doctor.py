@@ -15,6 +15,7 @@ import psutil
 from onnx import TensorProto, helper
 
 from oamip_onnx.bench import describe_environment, measure_alignment, package_version
+from oamip_onnx.converters.common import is_installed  # type: ignore[import-not-found,unused-ignore]
 from oamip_onnx.errors import first_line
 from oamip_onnx.report.doctor import (
     AlignmentRecord,
@@ -267,12 +268,16 @@ def _converters() -> list[ConverterRecord]:
         package = "" if point.dist is None else point.dist.name
         extra, detail = "", ""
         try:
-            extra = str(getattr(point.load(), "extra", ""))
+            loaded = point.load()
+            extra, command = str(getattr(loaded, "extra", "")), str(getattr(loaded, "install", ""))
+            missing = [name for name in getattr(loaded, "packages", ()) if not is_installed(name)]
         except Exception as error:  # noqa: BLE001 - another package's code may fail in any way
             detail = f"It cannot be loaded: {first_line(error)}"
         else:
             if not have.get(extra, True):
                 detail = f"It needs pip install '{PACKAGE}[{extra}]'."
+            elif missing:
+                detail = f"It needs {command}." if command else f"It needs {' and '.join(missing)}."
         found.append(ConverterRecord(name=point.name, package=package, extra=extra, usable=not detail, detail=detail))
     return found
 

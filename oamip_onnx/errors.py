@@ -89,7 +89,7 @@ class TargetError(OamipError):
 
 
 class VerificationError(OamipError):
-    """The pruned model does not equal the masked one; nothing was written."""
+    """The pruned model does not equal the masked one, or an imported one its source; nothing was written."""
 
     code = "verification"
     exit_code = 1

@@ -17,15 +17,20 @@ ROOT = Path(__file__).parent.parent
 MODULES = (
     "oamip_onnx",
     "oamip_onnx.benching",
+    "oamip_onnx.calibration.datasets",
     "oamip_onnx.config",
     "oamip_onnx.converters.base",
     "oamip_onnx.errors",
     "oamip_onnx.exporting.run",
+    "oamip_onnx.importing.run",
+    "oamip_onnx.model.provenance",
     "oamip_onnx.pipeline",
     "oamip_onnx.report.folder",
     "oamip_onnx.report.inspection",
     "oamip_onnx.report.markdown",
     "oamip_onnx.report.read",
+    "oamip_onnx.running.run",
+    "oamip_onnx.runtime.providers",
 )
 
 

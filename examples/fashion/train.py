@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from oamip_onnx.converters.from_torch import TorchConverter  # type: ignore[import-not-found,unused-ignore]
+from oamip_onnx.converters import ImportOptions, InputSpec, TorchConverter  # type: ignore[import-not-found,unused-ignore]
 from oamip_onnx.runtime import Session
 
 CLASSES = 10
@@ -181,7 +181,8 @@ def main() -> None:
     for recipe in RECIPES:
         model = train(recipe, training, arguments.seed)
         path = arguments.out / f"{recipe.name}.onnx"
-        TorchConverter().convert(model, path, inputs={"x": np.zeros((2, 1, 28, 28), np.float32)})
+        options = ImportOptions(inputs={"x": InputSpec("x", (2, 1, 28, 28))}, opset=17)
+        TorchConverter().load(model, options).convert(path)
         print(f"{path.name}: {accuracy(path, test):.4f} of all test images, {accuracy(path, sample):.4f} of test.npz")
 
 

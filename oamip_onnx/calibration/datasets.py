@@ -68,7 +68,8 @@ def read_dataset(text: str) -> Dataset | None:
     Examples
     --------
     >>> from oamip_onnx.calibration.datasets import read_dataset
-    >>> read_dataset("digits:test").images.shape
+    >>> found = read_dataset("digits:test")
+    >>> found.images.shape if found else "no data set"
     (500, 1, 8, 8)
     """
     name, _, split = text.rpartition(":")

@@ -1,4 +1,4 @@
 """The command line: one file a command."""
 
 # In the order in which the help lists them.
-COMMANDS = ("prune", "score", "inspect", "explain", "bench", "export", "report", "doctor")
+COMMANDS = ("import", "prune", "finetune", "score", "inspect", "explain", "bench", "export", "run", "report", "doctor")

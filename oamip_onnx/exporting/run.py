@@ -172,8 +172,19 @@ def _check(chosen: Format, source: ModelSource, target: Path, data: Source | Non
     check_writable(target)
     if isinstance(source, str | Path) and Path(source).resolve() == target.resolve():
         raise OutputError(f"The result would overwrite {str(target)!r}, which is read; choose another name.")
+    check_possible(chosen, has_data=data is not None)
+
+
+def check_possible(chosen: Format, *, has_data: bool) -> None:
+    """Raise unless a format has what it needs.
+
+    Raises
+    ------
+    DataError, MissingExtraError
+        If samples or packages are missing.
+    """
     chosen.require_packages()
-    if chosen.needs_data and data is None:
+    if chosen.needs_data and not has_data:
         raise DataError(
             f"The format {chosen.name!r} measures the ranges of activations on samples; give real ones with --data, or "
             "take int8-dynamic, which needs none."

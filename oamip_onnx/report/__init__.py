@@ -14,13 +14,16 @@ from oamip_onnx.report.doctor import DoctorReport
 from oamip_onnx.report.explaining import Explainer, explain
 from oamip_onnx.report.explanation import Explanation
 from oamip_onnx.report.export import ExportedFile, ExportReport
+from oamip_onnx.report.finetuning import EpochRecord, EvaluationRecord, FinetuneReport
 from oamip_onnx.report.folder import check_report_folder, write_report_folder
+from oamip_onnx.report.importing import ImportReport, OutputRecord
 from oamip_onnx.report.inspection import GroupInspection, Inspection, inspect_channels
 from oamip_onnx.report.markdown import report_markdown
 from oamip_onnx.report.page import report_page, require_page
 from oamip_onnx.report.plots import front_plot, require_plots
 from oamip_onnx.report.read import read_report, read_result
 from oamip_onnx.report.records import Findings, drift_record, lossless_record, make_result
+from oamip_onnx.report.running import ModelFigures, RequirementRecord, RunReport, StageRecord
 from oamip_onnx.report.schema import (
     SCHEMA_VERSION,
     DriftRecord,
@@ -55,26 +58,35 @@ __all__ = [
     "ComparisonRecord",
     "DoctorReport",
     "DriftRecord",
+    "EpochRecord",
+    "EvaluationRecord",
     "Explainer",
     "Explanation",
     "ExportReport",
     "ExportedFile",
     "Findings",
+    "FinetuneReport",
     "FrontReport",
     "GroupInspection",
     "GroupRecord",
+    "ImportReport",
     "Inspection",
     "LatencyRecord",
     "LosslessRecord",
     "MetricRecord",
+    "ModelFigures",
     "ModelRecord",
+    "OutputRecord",
     "PinRecord",
     "RepairRecord",
+    "RequirementRecord",
     "Result",
+    "RunReport",
     "ScoreReport",
     "Shown",
     "SolverRecord",
     "SpeedupRecord",
+    "StageRecord",
     "SubnetworksReport",
     "VerificationRecord",
     "before_after_table",

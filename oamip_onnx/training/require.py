@@ -1,0 +1,21 @@
+"""Whether PyTorch is there."""
+
+import importlib
+
+from oamip_onnx.errors import MissingExtraError
+
+
+def require_torch() -> None:
+    """Raise unless PyTorch can be imported.
+
+    Raises
+    ------
+    MissingExtraError
+        With the command that installs it.
+    """
+    try:
+        importlib.import_module("torch")
+    except ImportError as error:
+        raise MissingExtraError(
+            "Fine-tuning needs the package torch, which is not installed; run: pip install 'oamip-onnx[torch]'"
+        ) from error
