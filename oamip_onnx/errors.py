@@ -96,7 +96,7 @@ class VerificationError(OamipError):
 
 
 class RegressionError(OamipError):
-    """A model runs slower than it did, by more than is allowed; the report is written."""
+    """A model runs slower than it did, or a pipeline misses what it asks for; the report is written."""
 
     code = "regression"
     exit_code = 1
