@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import onnx
 
 from oamip_onnx.errors import MissingExtraError, ModelError, UsageError, closest
+from oamip_onnx.runtime import TensorInfo
 
 Array = npt.NDArray[np.generic]
 Feeds = Mapping[str, Array]
@@ -84,6 +85,24 @@ class Convert(Protocol):
         ...
 
 
+class Runnable(Protocol):
+    """A model that is loaded into a runtime; `oamip_onnx.runtime.Session` is one in ONNX Runtime."""
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """The inputs."""
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """The outputs."""
+
+    def run(self, feeds: Feeds, outputs: Iterable[str] | None = None) -> dict[str, Array]:
+        """Return the outputs by name for one batch of inputs."""
+
+    def bind(self, feeds: Feeds) -> Callable[[], None]:
+        """Return a call that runs these inputs once more and waits for the result."""
+
+
 @dataclass(frozen=True)
 class Format:
     """A format to export to.
@@ -108,6 +127,8 @@ class Format:
         Whether it needs samples, and a model that is still in float32.
     in_onnxruntime
         Whether ONNX Runtime runs the result, so that it can be verified and timed.
+    runner
+        What runs it elsewhere, as ``module:class`` of this package; empty where nothing here does.
     """
 
     name: str
@@ -120,6 +141,17 @@ class Format:
     needs_data: bool = False
     needs_float32: bool = False
     in_onnxruntime: bool = False
+    runner: str = ""
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the result can be verified and timed."""
+        return self.in_onnxruntime or bool(self.runner)
+
+    def load(self, path: Path, threads: int) -> "Runnable":
+        """Return a written file in its own runtime, for a format with a `runner`."""
+        module, _, name = self.runner.partition(":")
+        return cast("Runnable", getattr(importlib.import_module(f"{__package__}.{module}"), name)(path, threads))
 
     def converter(self) -> Convert:
         """Return the converter."""
@@ -205,7 +237,15 @@ _EXPORTS = (
         needs_float32=True,
         in_onnxruntime=True,
     ),
-    Format("openvino", "OpenVINO IR", ".xml", "to_openvino:export", ("openvino",), "pip install openvino"),
+    Format(
+        "openvino",
+        "OpenVINO IR",
+        ".xml",
+        "to_openvino:export",
+        ("openvino",),
+        "pip install openvino",
+        runner="to_openvino:OpenVinoModel",
+    ),
     Format("tensorrt", "a TensorRT engine for this GPU, built by trtexec", ".engine", "to_tensorrt:export"),
     Format(
         "coreml",

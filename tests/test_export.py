@@ -252,7 +252,7 @@ def test_trtexec_is_called_where_it_is_there(trained: Path, monkeypatch: pytest.
         (["out.onnx", "--format", "fp61"], 2, "There is no format 'fp61'; did you mean 'fp16'"),
         (["out.onnx", "--format", "ort"], 2, "kept in files that end in .ort"),
         (["none/out.onnx", "--format", "fp16"], 3, "does not exist; create it first"),
-        (["out.xml", "--format", "openvino", "--min-sqnr", "20"], 2, "leave --min-sqnr out"),
+        (["out.engine", "--format", "tensorrt", "--min-sqnr", "20"], 2, "leave --min-sqnr out"),
         (["out.onnx", "--format", "fp16", "--min-sqnr", "nan"], 2, "cannot be nan dB"),
         (["out.onnx", "--format", "fp16", "--json", "out.onnx"], 3, "Two results would go to 'out.onnx'"),
     ],
@@ -268,6 +268,29 @@ def test_a_model_that_was_converted_before_is_refused(first: str, what: str, sec
     with pytest.raises(ModelError, match=rf"is {what} already, so it cannot become {second}; export the float32 model"):
         export(tmp_path / "first.onnx", tmp_path / "out.onnx", format=second, data=inputs_of_chain(), bench=False)
     assert not (tmp_path / "out.onnx").exists()
+
+
+@pytest.mark.frameworks
+def test_openvino_is_verified_and_timed_in_openvino(trained: Path, fashion: Path) -> None:
+    pytest.importorskip("openvino", reason="needs OpenVINO: pip install openvino")
+    out, data = trained / "out.xml", fashion / "calibration.npz"
+    report = export(
+        trained / "model.onnx", out, format="openvino", data=data, evaluation=fashion / "test.npz", threads=1
+    )
+    assert sorted(path.name for path in trained.iterdir()) == ["model.onnx", "out.bin", "out.xml"]
+    assert report.drift is not None
+    # The same float32 weights in other kernels: sums of some hundred products differ in their last bits.
+    assert report.drift.sqnr_db > 100
+    assert report.drift.top1_agreement == 1.0
+    assert report.speedup is not None
+    assert report.exported.latency_ms is not None
+    with pytest.raises(TargetError, match="not to 300 dB, so nothing was written"):
+        export(trained / "model.onnx", trained / "other.xml", format="openvino", data=data, min_sqnr_db=300.0)
+    assert not (trained / "other.xml").exists()
+    # What OpenVINO cannot load is an error of this package.
+    out.write_text("<net/>")
+    with pytest.raises(ModelError, match="OpenVINO does not load"):
+        FORMATS["openvino"].load(out, 1)
 
 
 def test_a_result_that_the_runtime_rejects_is_not_written(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

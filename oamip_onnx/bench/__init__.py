@@ -4,9 +4,17 @@ from oamip_onnx.bench.alignment import MULTIPLES, Alignment, find_alignment, mea
 from oamip_onnx.bench.cold import ColdStart, measure_cold_start
 from oamip_onnx.bench.configuration import MOST_CONFIGURATIONS, Configuration, Inputs, sweep
 from oamip_onnx.bench.environment import Environment, describe_environment, frequency_warning, package_version, warnings
-from oamip_onnx.bench.latency import BenchSettings, LatencyComparison, Measurement, compare_latency, measure_latency
+from oamip_onnx.bench.latency import (
+    BenchSettings,
+    LatencyComparison,
+    Measurement,
+    compare_latency,
+    compare_runners,
+    measure_latency,
+)
 from oamip_onnx.bench.profile import NodeTime, profile_nodes, profiled_runs, times_by_operator
 from oamip_onnx.bench.run import BenchModel, ConfigurationResult, measure, rehearse
+from oamip_onnx.bench.sessions import check_feeds
 from oamip_onnx.bench.statistics import (
     Latency,
     SlowDown,
@@ -46,8 +54,10 @@ __all__ = [
     "SlowDown",
     "Speedup",
     "YardstickRatio",
+    "check_feeds",
     "compare",
     "compare_latency",
+    "compare_runners",
     "describe_environment",
     "find_alignment",
     "frequency_warning",

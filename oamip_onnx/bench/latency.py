@@ -130,7 +130,18 @@ def compare_latency(
     seed: int = 0,
 ) -> LatencyComparison:
     """Time two models against each other; see `measure_latency`."""
-    measured = measure_latency([original, pruned], feeds, options, settings=settings, seed=seed)
+    return _compared(measure_latency([original, pruned], feeds, options, settings=settings, seed=seed))
+
+
+def compare_runners(
+    original: Runner, other: Runner, *, settings: BenchSettings | None = None, seed: int = 0
+) -> LatencyComparison:
+    """Time two calls against each other, as `compare_latency` does two models: of different runtimes, for example."""
+    generator = np.random.default_rng(seed)
+    return _compared(Measurement(interleave([original, other], settings or BenchSettings(), generator), seed))
+
+
+def _compared(measured: Measurement) -> LatencyComparison:
     first, second = measured.latencies
     return LatencyComparison(first, second, measured.speedup(1))
 

@@ -8,9 +8,10 @@ import numpy as np
 import onnx
 
 from oamip_onnx.calibration import BATCH_SIZE, Samples, check_label_range
+from oamip_onnx.converters.formats import Format, Runnable  # type: ignore[import-not-found,unused-ignore]
 from oamip_onnx.errors import ModelError, VerificationError
 from oamip_onnx.model import Array
-from oamip_onnx.runtime import RuntimeOptions, Session
+from oamip_onnx.runtime import RuntimeOptions, Session, TensorInfo
 from oamip_onnx.verify import Drift
 from oamip_onnx.verify.drift import drift_between, signal_to_noise_db
 
@@ -36,10 +37,19 @@ def judge(
     return sqnr_db
 
 
-def verified(
-    original: onnx.ModelProto, path: Path, samples: Samples, options: RuntimeOptions, name: str
-) -> Drift | None:
-    """Return the drift of a written file, loaded back; None where nothing can be compared.
+def runnable(chosen: Format, path: Path, options: RuntimeOptions) -> Runnable:
+    """Return a written file in the runtime that it is for.
+
+    Raises
+    ------
+    ModelError
+        If the runtime rejects it.
+    """
+    return loaded(path, options, chosen.name) if chosen.in_onnxruntime else chosen.load(path, options.threads)
+
+
+def verified(original: Session, after: Runnable, samples: Samples, name: str) -> Drift | None:
+    """Return the drift of a written file that is loaded back, called `name`; None where nothing can be compared.
 
     Raises
     ------
@@ -48,9 +58,9 @@ def verified(
     DataError
         If labels name classes that the output does not have.
     """
-    before, after = Session(original, options), loaded(path, options, name)
+    before = original
     for kind, wanted, found in (("inputs", before.inputs, after.inputs), ("outputs", before.outputs, after.outputs)):
-        if wanted != found:
+        if list(map(_without_names, wanted)) != list(map(_without_names, found)):
             raise VerificationError(
                 f"As {name} the model has other {kind}: {found}, not {wanted}; nothing was written."
             )
@@ -66,6 +76,11 @@ def verified(
     if samples.labels is not None and expected.ndim == 2:
         check_label_range(samples.labels, expected.shape[1])
     return drift_between(expected, got, samples)
+
+
+def _without_names(info: TensorInfo) -> TensorInfo:
+    """Return what a tensor is, but for the names of open dimensions, which other runtimes do not keep."""
+    return TensorInfo(info.name, info.dtype, tuple(size if isinstance(size, int) else None for size in info.shape))
 
 
 def loaded(model: onnx.ModelProto | Path, options: RuntimeOptions, name: str) -> Session:
@@ -89,11 +104,11 @@ def first(samples: Samples, count: int) -> Samples:
     return samples.take(slice(0, max(count, samples.run_size or 0)))
 
 
-def _float_output(session: Session) -> str | None:
+def _float_output(session: Runnable) -> str | None:
     return next((info.name for info in session.outputs if np.issubdtype(info.dtype, np.floating)), None)
 
 
-def _values(session: Session, output: str, samples: Samples) -> Array | None:
+def _values(session: Runnable, output: str, samples: Samples) -> Array | None:
     """Return an output over all samples; None where its shape depends on the data."""
     parts = [session.run(feeds, [output])[output] for feeds in samples.batches(BATCH_SIZE)]
     parts = [part[None] if part.ndim == 0 else part for part in parts]

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 
-from oamip_onnx.bench import compare_latency, describe_environment, warnings
+from oamip_onnx.bench import check_feeds, compare_runners, describe_environment, warnings
 from oamip_onnx.calibration import BATCH_SIZE, Samples, Source, load_samples, random_samples
 from oamip_onnx.config import PruneConfig, make_config, shaping_options
 from oamip_onnx.converters.formats import (  # type: ignore[import-not-found,unused-ignore]
@@ -19,7 +19,7 @@ from oamip_onnx.converters.formats import (  # type: ignore[import-not-found,unu
     find_format,
 )
 from oamip_onnx.errors import DataError, OutputError, TargetError, UsageError
-from oamip_onnx.exporting.comparison import first, judge, loaded, verified
+from oamip_onnx.exporting.comparison import first, judge, loaded, runnable, verified
 from oamip_onnx.model import (
     Array,
     Model,
@@ -35,7 +35,7 @@ from oamip_onnx.preparation import ModelSource
 from oamip_onnx.progress import Progress, StageClock
 from oamip_onnx.report import ExportedFile, ExportReport, SpeedupRecord, drift_record
 from oamip_onnx.report.records import latency_record
-from oamip_onnx.runtime import RuntimeOptions, options_that_start
+from oamip_onnx.runtime import RuntimeOptions, Session, options_that_start
 from oamip_onnx.verify import Drift, check_validity
 
 # Samples that the ranges of int8 activations are measured on, that are drawn for want of data, and that layers are
@@ -104,7 +104,7 @@ def export(
     _check(chosen, source, target, data, min_sqnr_db)
     options, fallback = options_that_start(RuntimeOptions(config.provider, config.threads))
     bound = chosen.min_sqnr_db if min_sqnr_db is None else min_sqnr_db
-    timed = config.bench and chosen.in_onnxruntime
+    timed = config.bench and chosen.runs_here
     clock = StageClock(progress, ["load", "convert", "verify", *(["bench"] if timed else [])])
     environment = describe_environment(options)
     with clock.stage("load"):
@@ -112,7 +112,7 @@ def export(
         chosen.require_types(model.proto, f"The model {str(model.path)!r}" if model.path else "The model")
         samples = _samples(model, data, config)
         compared = samples if evaluation is None else load_samples(evaluation, model)
-    notes = [*([fallback] if fallback else []), *model.notes, *(samples.notes if chosen.in_onnxruntime else ())]
+    notes = [*([fallback] if fallback else []), *model.notes, *(samples.notes if chosen.runs_here else ())]
     drift, latency = None, None
     with _folder_beside(target) as folder:
         path = Path(folder) / target.name
@@ -126,14 +126,17 @@ def export(
                 save_model(proto, path, external_data=model.external_data)
         notes += made.notes
         with clock.stage("verify"):
-            if chosen.in_onnxruntime:
-                if made.model is not None:
-                    check_validity(proto, model.proto)
-                drift = verified(model.proto, path, compared, options, chosen.name)
+            if made.model is not None:
+                check_validity(proto, model.proto)
+            if chosen.runs_here:
+                before, after = Session(model.proto, options), runnable(chosen, path, options)
+                drift = verified(before, after, compared, chosen.name)
             notes += _drift_notes(drift, chosen, bound, asked=min_sqnr_db is not None)
         if timed:
             with clock.stage("bench"):
-                latency = compare_latency(model.proto, path, compared.one_run(), options, seed=config.seed)
+                feeds = compared.one_run()
+                check_feeds(before, feeds, "the model")
+                latency = compare_runners(before.bind(feeds), after.bind(feeds), seed=config.seed)
         if made.model is None:
             size_bytes = _move(path, target)
         else:
@@ -167,8 +170,8 @@ def _check(chosen: Format, source: ModelSource, target: Path, data: Source | Non
         )
     if min_sqnr_db is not None and not math.isfinite(min_sqnr_db):
         raise UsageError(f"The least SQNR cannot be {min_sqnr_db} dB; give a number such as 30.")
-    if min_sqnr_db is not None and not chosen.in_onnxruntime:
-        raise UsageError(f"ONNX Runtime does not run {chosen.name}, so no SQNR can be measured; leave --min-sqnr out.")
+    if min_sqnr_db is not None and not chosen.runs_here:
+        raise UsageError(f"Nothing here runs {chosen.name}, so no SQNR can be measured; leave --min-sqnr out.")
     check_writable(target)
     if isinstance(source, str | Path) and Path(source).resolve() == target.resolve():
         raise OutputError(f"The result would overwrite {str(target)!r}, which is read; choose another name.")
@@ -238,8 +241,8 @@ def _drift_notes(drift: Drift | None, chosen: Format, bound: float, *, asked: bo
     TargetError
         If the bound was asked for, and is missed or cannot be measured.
     """
-    if not chosen.in_onnxruntime:
-        return [f"ONNX Runtime does not run {chosen.name}, so the file was neither compared nor timed; test it there."]
+    if not chosen.runs_here:
+        return [f"Nothing here runs {chosen.name}, so the file was neither compared nor timed; test it there."]
     if drift is None:
         missing = "No floating-point output of a fixed shape is finite on all samples, so no drift was measured"
         if asked:

@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
-
 from oamip_onnx.calibration import Samples, load_samples
-from oamip_onnx.exporting.comparison import verified
+from oamip_onnx.converters.formats import Format  # type: ignore[import-not-found,unused-ignore]
+from oamip_onnx.exporting.comparison import runnable, verified
 from oamip_onnx.model import load_model
 from oamip_onnx.report import BenchEntry, BenchReport, ModelFigures, RequirementRecord
 from oamip_onnx.running.definition import CheckSection
-from oamip_onnx.runtime import RuntimeOptions
+from oamip_onnx.runtime import RuntimeOptions, Session
 from oamip_onnx.verify import Drift
 
 # Digits of a drop: a difference of two shares should not miss its limit by the last bit.
@@ -28,13 +27,13 @@ class Made:
         What made it; ``original`` for the first.
     path
         Its file.
-    runs
-        Whether ONNX Runtime runs it.
+    format
+        The format that it was exported to; None for a model that was not.
     """
 
     stage: str
     path: Path
-    runs: bool = True
+    format: Format | None = None
 
 
 def figures_of(
@@ -65,7 +64,8 @@ def figures_of(
     original = load_model(models[0].path)
     samples = None if data is None else load_samples(data, original, labels=labels)
     timed = _timed(bench)
-    drifts = [_drift(original.proto, one, samples, options) for one in models]
+    session = Session(original.proto, options)
+    drifts = [_drift(session, one, samples, options) for one in models]
     found = []
     for one, drift in zip(models, drifts, strict=True):
         is_original = one is models[0]
@@ -85,10 +85,11 @@ def figures_of(
     return found
 
 
-def _drift(original: onnx.ModelProto, one: Made, samples: Samples | None, options: RuntimeOptions) -> Drift | None:
-    if samples is None or not one.runs:
+def _drift(original: Session, one: Made, samples: Samples | None, options: RuntimeOptions) -> Drift | None:
+    if samples is None or (one.format is not None and not one.format.runs_here):
         return None
-    return verified(original, one.path, samples, options, one.stage)
+    after = Session(one.path, options) if one.format is None else runnable(one.format, one.path, options)
+    return verified(original, after, samples, one.stage)
 
 
 def _timed(bench: BenchReport | None) -> Mapping[Path, BenchEntry]:

@@ -141,9 +141,8 @@ def _after(stage: Stage, work: Work, models: list[Made]) -> tuple[Work, list[Mad
     """Return what the next stage works on, and the models so far."""
     path = work.folder / stage.result
     if isinstance(stage, ExportStage):
-        runs = stage.section.row.in_onnxruntime
-        made = Made(stage.name, path, runs=runs)
-        is_onnx = runs and path.suffix.lower() == ".onnx"
+        made = Made(stage.name, path, stage.section.row)
+        is_onnx = path.suffix.lower() == ".onnx"
         return replace(work, models=(*work.models, *([path] if is_onnx else []))), [*models, made]
     if path.suffix.lower() != ".onnx":
         return work, models
