@@ -14,7 +14,7 @@ the least-squares repair. The seconds are those of the criterion alone, on one t
 * `reconstruction` (group optimal brain surgery), `removal`, `activation`, `magnitude`, `random`;
 * `onnxsim-l2` and `onnxsim-wanda`, the rules by which onnxsim 0.8 ranks channels: ‖W_g‖ of the weights that produce the
   channel, which is `magnitude` and shares its row, and ‖W_g‖·‖X_g‖ with the activations X_g that flow through it;
-* `fisher` and `taylor` by gradients, where PyTorch is installed (`gradients.py`).
+* `fisher`, `taylor` and `snip` by gradients, where PyTorch is installed.
 
 `--full` names the folder of the Fashion-MNIST IDX files (Debian: dataset-fashion-mnist): the draws then come from the
 60,000 training images, and all 10,000 test images serve; without it 1,000 and 2,000 images that ship with the example.
@@ -70,12 +70,17 @@ SETTINGS: dict[str, dict[str, object]] = {
     "activation": {"importance": "activation"},
     "magnitude": {"importance": "magnitude"},
     "random": {"importance": "random"},
+    "fisher": {"importance": "fisher"},
+    "taylor": {"importance": "taylor"},
+    "snip": {"importance": "snip"},
 }
 # The others score the units of a draw once for all widths.
 READ_WIDTHS = ("auto", "oamip", "oamip-auto", "oamip-layerwise", "reconstruction")
-GRADIENTS = ("fisher", "taylor")
+# Those that need PyTorch.
+GRADIENTS = ("fisher", "taylor", "snip")
 SAME_AS = {"onnxsim-l2": "magnitude"}
-AVAILABLE = [*SETTINGS, *SAME_AS, "onnxsim-wanda", *(GRADIENTS if importlib.util.find_spec("torch") else ())]
+_MISSING = () if importlib.util.find_spec("torch") else GRADIENTS
+AVAILABLE = [name for name in [*SETTINGS, *SAME_AS, "onnxsim-wanda"] if name not in _MISSING]
 
 # Images of one run of the masked model on the test set.
 TEST_BATCH = 500
@@ -188,13 +193,9 @@ def onnxsim_wanda(context: ImportanceContext) -> FloatArray:
 def scorer(draw: Draw, share: str, criterion: str) -> Callable[[], FloatArray]:
     """Return the call that scores the units; what it needs is made ready here."""
     if criterion in GRADIENTS:
-        import gradients  # noqa: PLC0415 - needs PyTorch
-        import torch  # noqa: PLC0415
+        import torch  # noqa: PLC0415 - an extra; loaded here, so that its seconds do not count
 
         torch.set_num_threads(1)
-        network = gradients.MaskedNetwork(draw.prepared)
-        network.gradients(draw.prepared.samples.take(slice(0, 1)))  # the first call loads PyTorch's transforms
-        return partial(gradients.fisher if criterion == "fisher" else gradients.taylor, network)
     if criterion == "onnxsim-wanda":
         return partial(onnxsim_wanda, draw.context(share))
     context, name = draw.context(share, criterion), draw.config(share, criterion).importance

@@ -2,7 +2,18 @@
 
 from typing import Literal
 
-Importance = Literal["auto", "oamip", "reconstruction", "magnitude", "activation", "removal", "random"]
+Importance = Literal[
+    "auto",
+    "oamip",
+    "reconstruction",
+    "magnitude",
+    "activation",
+    "removal",
+    "random",
+    "taylor",
+    "fisher",
+    "snip",
+]
 Preset = Literal["default", "paper"]
 Form = Literal["auto", "response", "layerwise", "shift", "gate"]
 Decoupling = Literal["none", "mean", "max"]

@@ -21,7 +21,7 @@ Target = Annotated[
 ]
 Importance = Annotated[
     str | None,
-    typer.Option(help="auto, oamip, reconstruction, magnitude, activation, removal, random.", metavar="NAME"),
+    typer.Option(help="auto, oamip, reconstruction, magnitude, activation, removal, taylor, random, …", metavar="NAME"),
 ]
 Form = Annotated[str | None, typer.Option(help="auto, response, layerwise, shift or gate.", metavar="NAME")]
 Preset = Annotated[str | None, typer.Option(help="default, or paper: the authors' program.", metavar="NAME")]

@@ -4,6 +4,7 @@ from oamip_onnx.importance.automatic import automatic
 from oamip_onnx.importance.choosing import with_note
 from oamip_onnx.importance.damage import damage_curves
 from oamip_onnx.importance.front import FrontPoint, Subnetwork, subnetworks, walk
+from oamip_onnx.importance.gradients import fisher, snip, taylor
 from oamip_onnx.importance.joint import authors_options, joint_scores
 from oamip_onnx.importance.layerwise import layerwise_scores
 from oamip_onnx.importance.logits import Loss, find_logits, loss_of
@@ -43,6 +44,7 @@ __all__ = [
     "criterion",
     "damage_curves",
     "find_logits",
+    "fisher",
     "joint_scores",
     "layerwise_scores",
     "loss_of",
@@ -53,7 +55,9 @@ __all__ = [
     "response_scores",
     "score",
     "single_removal",
+    "snip",
     "subnetworks",
+    "taylor",
     "walk",
     "with_note",
 ]

@@ -20,7 +20,7 @@ class Scores:
     values
         One score per unit; higher means keep. Comparable within a group. Shape (units,), float64, finite.
     criterion
-        ``oamip``, ``magnitude``, ``activation``, ``removal`` or ``random``.
+        Its name, such as ``oamip``, ``reconstruction`` or ``magnitude``.
     form
         For ``oamip``, the form of the program: ``response``, ``layerwise``, ``shift`` or ``gate``; empty otherwise.
     solver

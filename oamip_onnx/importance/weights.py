@@ -1,6 +1,7 @@
 """Weights and activations: the norm of the weights that produce a unit, and of those that read it times its values."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ AxesOf = Callable[[onnx.NodeProto], list[tuple[int, int]]]
 @criterion("magnitude")
 def magnitude(context: ImportanceContext) -> Scores:
     """Return √Σ w² over the weights of every contraction that produces the unit, divided by the group's largest."""
-    return Scores(relative_to_group(np.sqrt(weight_energy(context, _leaving_axes)), context), "magnitude")
+    return Scores(relative_to_group(np.sqrt(weight_energy(context, leaving_axes)), context), "magnitude")
 
 
 @criterion("activation")
@@ -71,21 +72,32 @@ def relative_to_group(scores: FloatArray, context: ImportanceContext) -> FloatAr
     return result
 
 
-def weight_energy(context: ImportanceContext, axes_of: AxesOf) -> FloatArray:
-    """Return Σ w² over the weights that meet each unit on the axes that `axes_of` names; every weight counts once."""
+def weight_energy(
+    context: ImportanceContext, axes_of: AxesOf, values_of: Callable[[str], Array | None] | None = None
+) -> FloatArray:
+    """Return Σ w² over the weights that meet each unit on the axes that `axes_of` names; every weight counts once.
+
+    With `values_of`, its values by the name of a weight take the place of w; None leaves a weight out.
+    """
     total = np.zeros(context.analysis.unit_count)
-    for _, energy in _energies(context, axes_of, set()):
+    for _, energy in _energies(context, axes_of, set(), values_of):
         total += energy
     return total
 
 
-def _energies(context: ImportanceContext, axes_of: AxesOf, seen: set[str] | None) -> Iterator[tuple[int, FloatArray]]:
+def _energies(
+    context: ImportanceContext,
+    axes_of: AxesOf,
+    seen: set[str] | None,
+    values_of: Callable[[str], Array | None] | None = None,
+) -> Iterator[tuple[int, FloatArray]]:
     """Yield nodes with the energy of their weights by unit; names in `seen` are skipped and added, None skips none."""
     model, analysis = context.model, context.analysis
+    read = values_of or partial(_weight, model)
     for index, node in enumerate(model.graph.node):
         for operand, axis in axes_of(node):
             name = node.input[operand]
-            values = None if seen is not None and name in seen else _weight(model, name)
+            values = None if seen is not None and name in seen else read(name)
             if values is None:
                 continue
             if seen is not None:
@@ -116,7 +128,7 @@ def _weight(model: Model, name: str) -> Array | None:
     return values.astype(np.float32) if values is not None and values.dtype.kind == "V" else values
 
 
-def _leaving_axes(node: onnx.NodeProto) -> list[tuple[int, int]]:
+def leaving_axes(node: onnx.NodeProto) -> list[tuple[int, int]]:
     """Return the operands that can hold a contraction's weight, with the axis of each that is the output's."""
     if node.op_type == "Conv":
         return [(1, 0)]

@@ -5,8 +5,8 @@ import importlib
 from oamip_onnx.errors import MissingExtraError
 
 
-def require_torch() -> None:
-    """Raise unless PyTorch can be imported.
+def require_torch(what: str = "Fine-tuning") -> None:
+    """Raise unless PyTorch can be imported; the sentence says that `what` needs it.
 
     Raises
     ------
@@ -17,5 +17,5 @@ def require_torch() -> None:
         importlib.import_module("torch")
     except ImportError as error:
         raise MissingExtraError(
-            "Fine-tuning needs the package torch, which is not installed; run: pip install 'oamip-onnx[torch]'"
+            f"{what} needs the package torch, which is not installed; run: pip install 'oamip-onnx[torch]'"
         ) from error
