@@ -192,6 +192,37 @@ def test_an_imported_model_is_the_original(project: Path) -> None:
     assert fresh(ran(project)) == []
 
 
+def test_a_pipeline_trains_further_and_an_interrupted_training_goes_on(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch", reason="needs PyTorch: pip install 'oamip-onnx[torch]'")
+    edited(project, '[[export]]\nformat = "fp16"', '[finetune]\nepochs = 2\n\n[[export]]\nformat = "fp16"')
+    report = ran(project)
+    assert fresh(report) == ["prune", "finetune", *EVERYTHING[1:]]
+    steps = history(onnx.load(project / "out" / "exported-fp16.onnx"))
+    assert [step.command for step in steps] == ["prune", "finetune", "export"]
+    # The last model is the trained one: it is what exports read.
+    assert steps[2].source_sha256 == load_model(project / "out" / "finetuned.onnx").sha256
+    assert fresh(ran(project)) == []
+    trained = (project / "out" / "finetuned.onnx").read_bytes()
+    # Interrupted after the first epoch, and with other settings in between, it comes to the same end.
+    edited(project, "epochs = 2", "epochs = 1")
+    ran(project)
+    edited(project, "epochs = 1", "epochs = 2")
+
+    def interrupt(step: Step) -> None:
+        if step.stage == "finetune" and "epoch 2" in step.task:
+            raise KeyboardInterrupt
+
+    monkeypatch.chdir(project)
+    with pytest.raises(KeyboardInterrupt):
+        oamip_onnx.run_pipeline("pipeline.toml", progress=interrupt)
+    assert list((project / "out").glob("checkpoint-*"))
+    ran(project)
+    assert (project / "out" / "finetuned.onnx").read_bytes() == trained
+    assert not list((project / "out").glob("checkpoint-*"))
+
+
 # --- what the result must reach
 
 

@@ -75,7 +75,7 @@ def run_pipeline(
         done = None if force else store.find(stage.name, key)
         cached = done is not None
         if done is None:
-            notes = stage.run(work, told)
+            notes = stage.run(replace(work, key=key), told)
             files = [stage.result, *_more_files(stage, work)]
             done = store.add(stage.name, key, files, round(time.perf_counter() - began, 3), notes)
         told(Step(stage.name, 1.0))

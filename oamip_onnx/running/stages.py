@@ -1,5 +1,6 @@
 """The stages of a pipeline: what each reads, what it writes, and how it runs."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +26,9 @@ from oamip_onnx.running.definition import (
 )
 from oamip_onnx.runtime import RuntimeOptions
 
+# Digits of a key that tell two trainings apart.
+_KEY_DIGITS = 12
+
 # The machine decides latencies, and nothing else.
 _MACHINE = ("cpu", "logical_cores", "operating_system", "frequency_governor", "frequency_boost")
 
@@ -47,6 +51,8 @@ class Work:
         Samples; empty where the pipeline names none.
     random_data
         Whether samples may be drawn at random.
+    key
+        What the stage that runs is made from; see `stage_key`.
     """
 
     folder: Path
@@ -57,6 +63,7 @@ class Work:
     labels: str | None
     evaluation: str | None
     random_data: bool
+    key: str = ""
 
 
 class Stage(Protocol):
@@ -177,19 +184,21 @@ class FinetuneStage:
         return _samples(work, self.section.data, self.section.labels) | models
 
     def run(self, work: Work, progress: Progress) -> list[str]:
-        """Fine-tune; an interrupted training goes on from its last epoch."""
+        """Fine-tune; an interrupted training of the same content goes on from its last epoch."""
         result = finetune(
             work.model,
             self.section.data or work.data or "",
             labels=self.section.labels or work.labels,
             original=work.original,
             evaluation=work.evaluation,
-            checkpoint=work.folder / "checkpoint",
+            checkpoint=work.folder / f"checkpoint-{work.key[:_KEY_DIGITS]}",
             settings=self.section.settings,
             progress=progress,
         )
         result.save(work.folder / self.result)
         _write(result.report, work.folder, self.result)
+        for checkpoint in work.folder.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
         return result.report.notes
 
 
