@@ -16,10 +16,10 @@ With `--latency`, `auto+least-squares+latency` is added at those shares of the o
 default for `--target latency=F`. `--figure` draws accuracies against latencies alone.
 
 The others are onnxsim with its own recovery and Torch-Pruning, by their default of one share for every layer and, as
-`…-global`, ranking over all layers; see `peers.py`. Those that are not installed are left out. Their number that says
-how much goes is searched; the seconds leave the search out, but for ours they are all that planning takes. Widths are
-multiples of `--round-to`, save those of onnxsim, which has no such option; convolutions run fastest at multiples of 8
-or 16, so that the latency of widths rounded to 1 says little about what rounding reaches.
+`…-global`, ranking over all layers; see `other_tools.py`. Those that are not installed are left out. Their number that
+says how much goes is searched; the seconds leave the search out, but for ours they are all that planning takes. Widths
+are multiples of `--round-to`, save those of onnxsim, which has no such option; convolutions run fastest at multiples of
+8 or 16, so that the latency of widths rounded to 1 says little about what rounding reaches.
 
 Accuracies are means ± standard deviations over the draws. The latency is that of one image on one thread, relative to
 the original's, all models of the first draw taking turns with it: the median over several loads, and the range of the
@@ -42,7 +42,7 @@ from typing import Any
 import numpy as np
 import onnx
 from importance import FASHION, NETWORKS, Draw, Row, configuration, draws_of, same, write
-from peers import PEERS, PeerError, make_peer, missing
+from other_tools import PEERS, PeerError, make_peer, missing
 from threadpoolctl import threadpool_limits
 
 from oamip_onnx.bench import BenchSettings, measure_latency

@@ -1,423 +1,157 @@
-"""Other tools that narrow networks without training, each at a share of the MACs: what `accuracy.py` compares with.
+"""Accuracy against seconds, with training: ours and Torch-Pruning, with the same training behind both.
 
-    python benchmarks/peers.py [--models benchmarks/networks/*.onnx]
+    python benchmarks/peers.py [--models benchmarks/networks/*.onnx] [--macs 0.35] [--epochs 0 1 2] [--draws 1]
+                               [--full DIR] [--json FILE]
 
-* onnxsim (0.8.1 or later; `pip install onnxsim`) drops channels of the ONNX file by ‖W‖ or by Wanda's ‖W‖·‖X‖, and
-  recovers by its own refit of the fully connected layers, `apply_pruning_finetune`.
-* Torch-Pruning (1.6 or later; `pip install torch torch-pruning onnxscript`) prunes PyTorch modules, which are built
-  here of the ONNX graph, by magnitude or by the first-order Taylor term with gradients of the cross-entropy to the
-  classes that the model itself predicts. What it leaves is exported to ONNX.
+Each tool narrows a network to the same share of the MACs on 1,000 images: `oamip prune` with its defaults, by its
+repair and, as ``ours, no repair``, without it; Torch-Pruning by magnitude and by the first-order Taylor term
+(`other_tools.py`). What is left is trained by `oamip finetune` on the labels and the original's outputs, with the same
+settings, images and seeds for all. Epoch 0 is no training: the repair by itself is a point on the curve.
 
-Both have one number that says how much goes, of every layer alike or, as ``…-global``, ranked over all layers; it is
-searched so that the MACs come just below the share wanted. As a script this compares the logits of the PyTorch modules
-with ONNX Runtime's.
+The seconds are those of pruning and training together, on one thread; the search for Torch-Pruning's number that
+reaches the share is left out. Rows that are in the JSON file are not measured again.
+
+`--full` names the folder of the Fashion-MNIST IDX files; without it 1,000 and 2,000 images that ship with the example.
+Training needs PyTorch: `pip install 'oamip-onnx[torch]' 'torch-pruning>=1.6'`.
 """
 
 import argparse
-import importlib
 import importlib.util
-import io
+import json
+import sys
 import time
-import warnings
-from collections.abc import Callable, Sequence
-from copy import deepcopy
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx.numpy_helper import to_array
+from accuracy import accuracy_of, macs_of, pruned_by_ours, pruned_by_peer
+from importance import Draw, draws_of, images_of
+from other_tools import PEERS, PeerError, missing
+from threadpoolctl import threadpool_limits
 
-from oamip_onnx.calibration import BATCH_SIZE
-from oamip_onnx.config import make_config
-from oamip_onnx.model import Array, Model
-from oamip_onnx.preparation import Prepared, prepare
-from oamip_onnx.verify import run_output
+from oamip_onnx.finetuning import finetune
 
-FASHION = Path(__file__).resolve().parent.parent / "examples" / "fashion"
 NETWORKS = Path(__file__).resolve().parent / "networks"
 
-# The search for the number that reaches a share of the MACs: steps upwards, then halvings of the last one.
-STEPS, HALVINGS = 16, 6
+OURS = {"ours": "auto+least-squares+auto", "ours, no repair": "auto+none+auto"}
+METHODS = (*OURS, "tp-magnitude", "tp-taylor")
 
-# Largest difference between the logits of PyTorch and ONNX Runtime, relative to the largest logit.
-TOLERANCE = 1e-4
-
-OPSET = 17
-
-# PyTorch's modules and graphs, which have no types here.
-Torch = Any
-
-Counter = Callable[[onnx.ModelProto], float]
+Row = dict[str, Any]
+Key = tuple[str, float, str, int, int]
 
 
-class PeerError(Exception):
-    """A tool cannot do what is asked of it."""
+def key_of(row: Row) -> Key:
+    """Return what a row is about."""
+    return row["model"], row["share"], row["method"], row["epochs"], row["seed"]
 
 
-@dataclass(frozen=True)
-class Pruned:
-    """What a tool made of a model.
-
-    Attributes
-    ----------
-    proto
-        The narrower model.
-    seconds
-        The time that it took, the search for the number aside.
-    ratio
-        The number that the tool was given.
-    """
-
-    proto: onnx.ModelProto
-    seconds: float
-    ratio: float
-
-
-class Peer:
-    """A tool, ready for one model and its images.
-
-    Parameters
-    ----------
-    prepared
-        The model and its samples.
-    across
-        Whether units are ranked over all layers.
-    round_to
-        What widths are to be multiples of, where the tool can be told.
-    """
-
-    needs: ClassVar[tuple[str, ...]]
-    install: ClassVar[str]
-
-    def __init__(self, prepared: Prepared, *, across: bool, round_to: int) -> None:
-        self.prepared, self.across, self.round_to = prepared, across, round_to
-
-    def cut(self, ratio: float) -> onnx.ModelProto:
-        """Return the model without a share of its units; each tool has its own way."""
-        raise NotImplementedError
-
-    def learn(self) -> None:
-        """Find out what every cut needs, by default nothing."""
-
-    def recover(self, pruned: onnx.ModelProto) -> onnx.ModelProto:
-        """Return a cut model after the tool's own recovery, by default none."""
-        return pruned
-
-    def prune(self, share: float, count: Counter) -> Pruned:
-        """Return the model that is cut until just below a share of the MACs, which `count` tells.
-
-        Raises
-        ------
-        PeerError
-            If the tool cannot remove so much.
-        """
-        began = time.perf_counter()
-        self.learn()
-        learning = time.perf_counter() - began
-        low, best, least = 0.0, None, 1.0
-        # Upwards: what would lose all units of a layer may keep them instead.
-        for high in np.arange(1, STEPS) / STEPS:
-            found = self._timed(float(high))
-            least = min(least, count(found.proto))
-            if least <= share:
-                best = found
-                break
-            low = found.ratio
-        if best is None:
-            raise PeerError(f"it leaves {least:.3f} of the MACs at least")
-        for _ in range(HALVINGS):
-            middle = (low + best.ratio) / 2
-            found = self._timed(middle)
-            if count(found.proto) > share:
-                low = middle
-            else:
-                best = found
-        began = time.perf_counter()
-        proto = self.recover(best.proto)
-        return Pruned(proto, learning + best.seconds + time.perf_counter() - began, best.ratio)
-
-    def _timed(self, ratio: float) -> Pruned:
-        began = time.perf_counter()
-        proto = self.cut(ratio)
-        return Pruned(proto, time.perf_counter() - began, ratio)
-
-
-class Onnxsim(Peer):
-    """onnxsim's structured pruning by the norm of the weights."""
-
-    needs = ("onnxsim",)
-    install = "pip install 'onnxsim>=0.8.1'"
-
-    def cut(self, ratio: float) -> onnx.ModelProto:
-        """Return the model without a share of its units."""
-        pruned: onnx.ModelProto = module("onnxsim").apply_structured_pruning(
-            self._proto, sparsity=ratio, global_sparsity=self.across
-        )
-        return pruned
-
-    def recover(self, pruned: onnx.ModelProto) -> onnx.ModelProto:
-        """Return a cut model with its fully connected layers refit."""
-        recovered: onnx.ModelProto = module("onnxsim").apply_pruning_finetune(self._proto, pruned, self._batches)
-        return recovered
-
-    @property
-    def _proto(self) -> onnx.ModelProto:
-        return self.prepared.original.proto
-
-    @property
-    def _batches(self) -> list[dict[str, Array]]:
-        return list(self.prepared.samples.batches(BATCH_SIZE))
-
-
-class OnnxsimWanda(Onnxsim):
-    """onnxsim's structured pruning by the norms of weights and activations."""
-
-    def cut(self, ratio: float) -> onnx.ModelProto:
-        """Return the model without a share of its units."""
-        pruned: onnx.ModelProto = module("onnxsim").apply_structured_wanda_pruning(
-            self._proto, self._batches, sparsity=ratio, global_sparsity=self.across
-        )
-        return pruned
-
-
-class TorchPruning(Peer):
-    """Torch-Pruning by the norm of the weights."""
-
-    needs = ("torch", "torch_pruning", "onnxscript")
-    install = "pip install torch 'torch-pruning>=1.6' onnxscript"
-
-    def __init__(self, prepared: Prepared, *, across: bool, round_to: int) -> None:
-        import torch  # noqa: PLC0415 - a package that few have
-
-        super().__init__(prepared, across=across, round_to=round_to)
-        torch.set_num_threads(1)
-        self.network = checked_network(prepared)
-
-    def importance(self) -> Torch:
-        """Return Torch-Pruning's criterion."""
-        return module("torch_pruning").importance.MagnitudeImportance(p=2)
-
-    def cut(self, ratio: float) -> onnx.ModelProto:
-        """Return the model without a share of its units."""
-        import torch  # noqa: PLC0415 - as above
-
-        network = deepcopy(self.network)
-        for copied, own in zip(network.parameters(), self.network.parameters(), strict=True):
-            copied.grad = None if own.grad is None else own.grad.clone()
-        (feed,) = self.prepared.samples.one_run().values()
-        example = torch.from_numpy(np.ascontiguousarray(feed))
-        module("torch_pruning").pruner.BasePruner(
-            network,
-            (example,),  # a tensor of batch 1 by itself would be unpacked
-            importance=self.importance(),
-            global_pruning=self.across,
-            pruning_ratio=ratio,
-            ignored_layers=[classifier(network)],
-            round_to=self.round_to if self.round_to > 1 else None,
-        ).step()
-        return exported(network, example, self.prepared.original)
-
-
-class TorchPruningTaylor(TorchPruning):
-    """Torch-Pruning by the first-order Taylor term."""
-
-    def learn(self) -> None:
-        """Find the gradients of the loss towards the model's own predictions."""
-        import torch  # noqa: PLC0415 - as above
-
-        self.network.zero_grad()
-        for feeds in self.prepared.samples.batches(BATCH_SIZE):
-            (feed,) = feeds.values()
-            logits = self.network(torch.from_numpy(np.ascontiguousarray(feed)))
-            torch.nn.functional.cross_entropy(logits, logits.argmax(1), reduction="sum").backward()
-
-    def importance(self) -> Torch:
-        """Return Torch-Pruning's criterion."""
-        return module("torch_pruning").importance.TaylorImportance()
-
-
-# By name: the tool, what it is called in tables, and whether it ranks over all layers.
-PEERS: dict[str, tuple[type[Peer], str, bool]] = {
-    f"{name}{suffix}": (peer, f"{label}{more}", bool(suffix))
-    for suffix, more in (("", ""), ("-global", ", global"))
-    for name, (peer, label) in {
-        "onnxsim-l2": (Onnxsim, "onnxsim L2 + recovery"),
-        "onnxsim-wanda": (OnnxsimWanda, "onnxsim Wanda + recovery"),
-        "tp-magnitude": (TorchPruning, "Torch-Pruning magnitude"),
-        "tp-taylor": (TorchPruningTaylor, "Torch-Pruning Taylor"),
-    }.items()
-}
-
-
-def make_peer(name: str, prepared: Prepared, round_to: int = 1) -> Peer:
-    """Return a tool that is ready for a model.
+def narrowed(method: str, draw: Draw, share: float) -> tuple[onnx.ModelProto, float]:
+    """Return what a tool leaves of a network, and the seconds that it took.
 
     Raises
     ------
     PeerError
-        If it cannot be used on this model.
+        If it leaves no such network.
     """
-    peer, _, across = PEERS[name]
-    return peer(prepared, across=across, round_to=round_to)
+    with threadpool_limits(1):
+        if method in OURS:
+            return pruned_by_ours(OURS[method], draw, share, 1)
+        return pruned_by_peer(method, draw, share, 1)
 
 
-def module(name: str) -> Any:
-    """Return a module that few have installed."""
-    return importlib.import_module(name)
+def trained(proto: onnx.ModelProto, draw: Draw, epochs: int, folder: Path | None) -> tuple[onnx.ModelProto, float]:
+    """Return a network after training, and the seconds that it took."""
+    if not epochs:
+        return proto, 0.0
+    images, labels = images_of(folder, "train")
+    (name,) = draw.prepared.model.input_names
+    began = time.perf_counter()
+    result = finetune(
+        proto,
+        {name: images, "labels": labels},
+        original=draw.prepared.original.proto,
+        epochs=epochs,
+        seed=draw.seed,
+        threads=1,
+    )
+    return result.model, time.perf_counter() - began
 
 
-def missing(peer: type[Peer]) -> bool:
-    """Return whether a tool is not installed."""
-    return any(importlib.util.find_spec(name) is None for name in peer.needs)
+def measured(path: Path, draw: Draw, args: argparse.Namespace, known: Sequence[Key]) -> Iterator[Row]:
+    """Yield the rows of one draw that are not known: for each share and tool, one a number of epochs."""
+    for share in args.macs:
+        for method in args.methods:
+            head: Row = {"model": path.stem, "share": share, "method": method, "seed": draw.seed}
+            wanted = [epochs for epochs in args.epochs if key_of(head | {"epochs": epochs}) not in known]
+            if not wanted:
+                continue
+            try:
+                proto, seconds = narrowed(method, draw, share)
+            except PeerError as error:
+                print(f"{path.stem:8s} {share:5.2f} {method:16s} {error}")
+                continue
+            left = macs_of(proto) / macs_of(draw.prepared.original.proto)
+            for epochs in wanted:
+                found, more = trained(proto, draw, epochs, args.full)
+                accuracy = accuracy_of(found, draw)
+                yield head | {"epochs": epochs, "macs": left, "seconds": seconds + more, "accuracy": accuracy}
 
 
-def checked_network(prepared: Prepared) -> Torch:
-    """Return the model as a PyTorch module whose logits agree with ONNX Runtime's.
-
-    Raises
-    ------
-    PeerError
-        If a node has no counterpart here, or the logits differ.
-    """
-    import torch  # noqa: PLC0415 - as above
-
-    model = prepared.original
-    network = network_of(model)
-    few = prepared.samples.take(slice(0, BATCH_SIZE))
-    expected = run_output(model.proto, model.output_names[0], few, prepared.options)
-    with torch.no_grad():
-        logits = network(torch.from_numpy(np.ascontiguousarray(few.feeds[model.input_names[0]]))).numpy()
-    error = float(np.abs(logits - expected).max() / np.abs(expected).max())
-    if not error < TOLERANCE:
-        raise PeerError(f"PyTorch's logits differ from ONNX Runtime's by {error:.1e} of the largest")
-    return network
-
-
-def network_of(model: Model) -> Torch:
-    """Return a model of plain convolutional and fully connected layers as a PyTorch module.
-
-    Raises
-    ------
-    PeerError
-        If a node has no counterpart here.
-    """
-    import torch  # noqa: PLC0415 - as above
-
-    if len(model.input_names) != 1 or len(model.output_names) != 1:
-        raise PeerError("a PyTorch module is made here of models with one input and one output only")
-    graph, modules = torch.fx.Graph(), {}
-    values = {model.input_names[0]: graph.placeholder("x")}
-    for number, node in enumerate(model.graph.node):
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        inputs = [values[name] for name in node.input if name in values]
-        weights = [to_array(model.initializers[name]) for name in node.input if name in model.initializers]
-        if node.op_type == "Add" and len(inputs) == 2:
-            values[node.output[0]] = graph.call_function(torch.add, tuple(inputs))
-        elif node.op_type == "ReduceMean":
-            axes = weights[0].tolist() if weights else list(attributes["axes"])
-            values[node.output[0]] = graph.call_method("mean", (*inputs, axes, bool(attributes.get("keepdims", 1))))
-        else:
-            name = f"layer{number}"
-            modules[name] = layer_of(node, attributes, weights)
-            values[node.output[0]] = graph.call_module(name, tuple(inputs))
-    graph.output(values[model.output_names[0]])
-    return torch.fx.GraphModule(modules, graph).eval()
-
-
-def layer_of(node: onnx.NodeProto, attributes: dict[str, Any], weights: Sequence[Array]) -> Torch:
-    """Return a node as a PyTorch module.
-
-    Raises
-    ------
-    PeerError
-        If it has no counterpart here.
-    """
-    from torch import nn  # noqa: PLC0415 - as above
-
-    kind, pads = node.op_type, attributes.get("pads", [0, 0, 0, 0])
-    even = len(pads) == 4 and pads[:2] == pads[2:] and attributes.get("auto_pad", b"NOTSET") == b"NOTSET"
-    if kind == "Conv" and even and weights[0].ndim == 4:
-        outputs, inputs, *kernel = weights[0].shape
-        groups = attributes.get("group", 1)
-        layer = nn.Conv2d(
-            inputs * groups,
-            outputs,
-            tuple(kernel),
-            stride=tuple(attributes.get("strides", (1, 1))),
-            padding=tuple(pads[:2]),
-            dilation=tuple(attributes.get("dilations", (1, 1))),
-            groups=groups,
-            bias=len(weights) > 1,
+def table(rows: Sequence[Row], base: float) -> list[str]:
+    """Return the lines of one network's table, means over the draws."""
+    lines = [
+        f"{'model':8s} {'share':>5s} {'tool':16s} {'epochs':>6s} {'MACs':>6s} {'seconds':>8s}  accuracy ({base:.4f})"
+    ]
+    for key in dict.fromkeys((r["model"], r["share"], r["method"], r["epochs"]) for r in rows):
+        own = [r for r in rows if (r["model"], r["share"], r["method"], r["epochs"]) == key]
+        accuracy = [r["accuracy"] for r in own]
+        deviation = f" ± {np.std(accuracy, ddof=1):.4f}" if len(own) > 1 else ""
+        macs, seconds = (float(np.mean([r[name] for r in own])) for name in ("macs", "seconds"))
+        lines.append(
+            f"{key[0]:8s} {key[1]:5.2f} {key[2]:16s} {key[3]:6d} {macs:6.3f} {seconds:8.1f}  "
+            f"{np.mean(accuracy):.4f}{deviation}"
         )
-        return with_weights(layer, weights)
-    plain = attributes.get("alpha", 1.0) == attributes.get("beta", 1.0) == 1.0 and not attributes.get("transA")
-    if kind == "Gemm" and plain and weights:
-        matrix = weights[0] if attributes.get("transB") else weights[0].T
-        layer = nn.Linear(matrix.shape[1], matrix.shape[0], bias=len(weights) > 1)
-        return with_weights(layer, [matrix, *weights[1:]])
-    if kind == "MaxPool" and even and not attributes.get("ceil_mode"):
-        stride = tuple(attributes.get("strides", (1, 1)))
-        return nn.MaxPool2d(tuple(attributes["kernel_shape"]), stride, tuple(pads[:2]))
-    if kind == "Flatten" and attributes.get("axis", 1) == 1:
-        return nn.Flatten()
-    if kind == "Relu":
-        return nn.ReLU()
-    raise PeerError(f"the node {node.name!r} ({kind}) has no counterpart in PyTorch here")
+    return lines
 
 
-def with_weights(layer: Torch, weights: Sequence[Array]) -> Torch:
-    """Return a PyTorch module with given parameters: weight, and bias where it has one."""
-    import torch  # noqa: PLC0415 - as above
-
-    with torch.no_grad():
-        for parameter, value in zip(layer.parameters(), weights, strict=True):
-            parameter.copy_(torch.from_numpy(np.array(value)))
-    return layer
-
-
-def classifier(network: Torch) -> Torch:
-    """Return the last layer with weights, whose outputs are the classes."""
-    return [module for module in network.children() if hasattr(module, "weight")][-1]
-
-
-def exported(network: Torch, example: Torch, like: Model) -> onnx.ModelProto:
-    """Return a PyTorch module in ONNX, with the input and output names of a model and batches of any size."""
-    import torch  # noqa: PLC0415 - as above
-
-    name, output = like.input_names[0], like.output_names[0]
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(action="ignore"):
-        torch.onnx.export(
-            network,
-            (example,),
-            buffer,
-            input_names=[name],
-            output_names=[output],
-            dynamic_axes={name: {0: "N"}, output: {0: "N"}},
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    return onnx.load_model_from_string(buffer.getvalue())
+def arguments() -> argparse.Namespace:
+    """Return the arguments of the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, nargs="+", default=sorted(NETWORKS.glob("*.onnx")))
+    parser.add_argument("--macs", type=float, nargs="+", default=[0.35], help="shares of the MACs left")
+    parser.add_argument("--epochs", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, metavar="NAME")
+    parser.add_argument("--draws", type=int, default=1)
+    parser.add_argument("--samples", type=int, default=1000, help="images that the tools narrow on")
+    parser.add_argument("--full", type=Path, metavar="DIR")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--quick", action="store_true", help="one epoch of LeNet-5 on few images, as a smoke test")
+    args = parser.parse_args()
+    if args.quick:
+        args.models, args.epochs, args.samples = [NETWORKS / "lenet.onnx"], [0, 1], 100
+    args.methods = [m for m in args.methods if m in OURS or not missing(PEERS[m][0])]
+    return args
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, nargs="+", default=sorted(NETWORKS.glob("*.onnx")))
-    parser.add_argument("--quick", action="store_true", help="four samples, as a smoke test")
-    args = parser.parse_args()
+    args = arguments()
     if importlib.util.find_spec("torch") is None:
-        print("PyTorch is not installed: there is nothing to check.")
-        return
-    config = make_config({"threads": 1, "samples": 4 if args.quick else 64})
+        print("PyTorch is not installed, so nothing can be trained; run: pip install 'oamip-onnx[torch]'")
+        sys.exit(0)
+    rows: list[Row] = json.loads(args.json.read_text()) if args.json and args.json.exists() else []
     for path in args.models:
-        try:
-            checked_network(prepare(path, FASHION / "calibration.npz", config))
-        except PeerError as error:
-            print(f"{path.stem}: {error}.")
-        else:
-            print(f"{path.stem}: the logits agree.")
+        prepared = cache(partial(draws_of, path, args))
+        for draw in prepared():
+            for row in measured(path, draw, args, [key_of(row) for row in rows]):
+                rows.append(row)
+                if args.json:
+                    args.json.write_text(json.dumps(rows, indent=1) + "\n")
+        own = [row for row in rows if row["model"] == path.stem and row["share"] in args.macs]
+        draw = prepared()[0]
+        print("\n".join(table(own, accuracy_of(draw.prepared.original.proto, draw))), flush=True)
 
 
 if __name__ == "__main__":
