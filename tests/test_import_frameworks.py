@@ -73,23 +73,13 @@ def pruned_and_exported(folder: Path, name: str, *, channels_last: bool) -> None
     assert result["verification"]["passed"]
     assert result["pruned"]["parameters"] < 0.7 * result["original"]["parameters"]
     assert result["drift"]["metric"]["pruned"] > 0.9
-    for kind, file, least in (("ort", "out.ort", 100.0), ("int8", "quantised.onnx", 20.0)):
+    kinds = [("ort", "out.ort", 100.0), ("int8", "quantised.onnx", 20.0)]
+    if importlib.util.find_spec("openvino") is not None:
+        kinds.append(("openvino", "out.xml", 100.0))
+    for kind, file, least in kinds:
         report = export(folder / "small.onnx", folder / file, format=kind, data=folder / "data.npz", bench=False)
         assert report.drift is not None
         assert report.drift.sqnr_db >= least
-    if importlib.util.find_spec("openvino") is not None:
-        compared_in_openvino(folder, x[:16])
-
-
-def compared_in_openvino(folder: Path, x: Any) -> None:
-    import openvino
-
-    export(folder / "small.onnx", folder / "out.xml", format="openvino", bench=False)
-    compiled = openvino.compile_model(folder / "out.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    session = Session(folder / "small.onnx")
-    wanted = next(iter(session.run({session.inputs[0].name: x}).values()))
-    found = compiled(x)[compiled.output(0)]
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4 * np.abs(wanted).max())
 
 
 def imported(folder: Path, *arguments: str) -> ImportReport:
