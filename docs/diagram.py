@@ -7,7 +7,7 @@ STAGES = ("load", "score", "cut", "verify", "repair", "verify repair", "drift", 
 
 BANDS: tuple[tuple[tuple[str, str], ...], ...] = (
     (("cli", "the command line: streams, display, interrupts"),),
-    (("running", "pipelines from a file"),),
+    (("running", "pipelines from a file"), ("transferring", "other data, last layer")),
     (
         ("pipeline", "prune"),
         ("benching", "benchmark"),

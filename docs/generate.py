@@ -24,6 +24,7 @@ from oamip_onnx.report import (
     RunReport,
     ScoreReport,
     SubnetworksReport,
+    TransferReport,
 )
 
 FOLDER = Path(__file__).parent
@@ -38,6 +39,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 REPORTS: dict[str, tuple[type[BaseModel], str]] = {
     "result": (Result, "oamip prune --json"),
     "finetune": (FinetuneReport, "oamip finetune --json"),
+    "transfer": (TransferReport, "oamip transfer --json"),
     "run": (RunReport, "oamip run --json"),
     "score": (ScoreReport, "oamip score --out"),
     "front": (FrontReport, "oamip score --path --out"),

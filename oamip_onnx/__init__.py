@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from oamip_onnx.pipeline import PruneResult as PruneResult
     from oamip_onnx.pipeline import prune as prune
     from oamip_onnx.running import run_pipeline as run_pipeline
+    from oamip_onnx.transferring import TransferResult as TransferResult
+    from oamip_onnx.transferring import transfer as transfer
 
 __version__ = version("oamip-onnx")
 
@@ -30,6 +32,7 @@ __all__ = [
     "OamipError",
     "PruneConfig",
     "PruneResult",
+    "TransferResult",
     "__version__",
     "benchmark",
     "export",
@@ -37,6 +40,7 @@ __all__ = [
     "import_model",
     "prune",
     "run_pipeline",
+    "transfer",
 ]
 
 _HOMES = {
@@ -44,12 +48,14 @@ _HOMES = {
     "OamipError": "oamip_onnx.errors",
     "PruneConfig": "oamip_onnx.config",
     "PruneResult": "oamip_onnx.pipeline",
+    "TransferResult": "oamip_onnx.transferring",
     "benchmark": "oamip_onnx.benching",
     "export": "oamip_onnx.exporting",
     "finetune": "oamip_onnx.finetuning",
     "import_model": "oamip_onnx.importing",
     "prune": "oamip_onnx.pipeline",
     "run_pipeline": "oamip_onnx.running",
+    "transfer": "oamip_onnx.transferring",
 }
 
 

@@ -50,12 +50,14 @@ from oamip_onnx.report.scores import (
 )
 from oamip_onnx.report.shown import Shown
 from oamip_onnx.report.table import before_after_table, rows, summary_lines
+from oamip_onnx.report.transfer import DifferenceRecord, TrainedRecord, TransferReport
 
 __all__ = [
     "SCHEMA_VERSION",
     "BenchEntry",
     "BenchReport",
     "ComparisonRecord",
+    "DifferenceRecord",
     "DoctorReport",
     "DriftRecord",
     "EpochRecord",
@@ -88,6 +90,8 @@ __all__ = [
     "SpeedupRecord",
     "StageRecord",
     "SubnetworksReport",
+    "TrainedRecord",
+    "TransferReport",
     "VerificationRecord",
     "before_after_table",
     "bench_report",

@@ -10,11 +10,20 @@ import onnx
 
 from oamip_onnx.model import Array, Model, int_attribute, with_initializers
 
-# Behind a ReLU half of the inputs are zero; this keeps the variance of activations from layer to layer (He et al. 2015).
-_HIDDEN = 6.0
+# Squared bounds of uniform draws, times the number of inputs. They keep the variance of what layers compute: a uniform
+# draw within b has the variance b²/3, and behind a ReLU half of the inputs are zero (He et al. 2015).
+_BEHIND_ACTIVATION, _HIDDEN = 6.0, 3.0
 
 # Of the last layer: small logits, so that no class is preferred at the start.
 _LAST = 1.0
+
+_ACTIVATIONS = frozenset("Celu Clip Elu Gelu HardSwish LeakyRelu Mish PRelu Relu Selu Softplus Swish".split())
+
+# Activations reach a layer through these; a Mul is a gate, as in x·sigmoid(x), which exporters write in parts.
+_PASSED = frozenset(
+    "AveragePool Dropout Flatten GlobalAveragePool GlobalMaxPool Identity MaxPool Pad ReduceMean Reshape Squeeze "
+    "Transpose Unsqueeze".split()
+)
 
 # Standard deviation of tables: embeddings, positions, tokens.
 _TABLE = 0.02
@@ -83,10 +92,11 @@ def initialise(model: Model, last: int, seed: int) -> onnx.ModelProto:
 def fresh_weights(model: Model, last: int, seed: int) -> Fresh:
     """Return weights drawn anew, each by the first node that reads it.
 
-    Layers are uniform within √(6/inputs), biases 0; the last layer within √(1/inputs). Normalisations have gain 1 and
-    offset 0, batch normalisations mean 0 and variance 1. Recurrent layers are uniform within √(1/states). Tables, and
-    what is added to or put beside activations elsewhere, are normal with the standard deviation 0.02. Factors, divisors
-    and what is subtracted stay: they belong to formulas, and to the preparation of inputs.
+    Layers are uniform within √(6/inputs) behind an activation and √(3/inputs) elsewhere, biases 0; the last layer is
+    uniform within √(1/inputs). Normalisations have gain 1 and offset 0, batch normalisations mean 0 and variance 1.
+    Recurrent layers are uniform within √(1/states). Tables, and what is added to or put beside activations elsewhere,
+    are normal with the standard deviation 0.02. Factors, divisors and what is subtracted stay: they belong to formulas,
+    and to the preparation of inputs.
 
     Parameters
     ----------
@@ -95,7 +105,7 @@ def fresh_weights(model: Model, last: int, seed: int) -> Fresh:
     """
     values: dict[str, Array] = {}
     for index, node in enumerate(model.graph.node):
-        for position, draw in _draws(model, index, node, _LAST if index == last else _HIDDEN).items():
+        for position, draw in _draws(model, index, node, is_last=index == last).items():
             name = node.input[position] if position < len(node.input) else ""
             if name in model.initializers and name not in values:
                 before = model.array(name)
@@ -111,14 +121,15 @@ def _is_float(values: Array) -> bool:
     return values.dtype.kind == "f" or values.dtype.name == "bfloat16"
 
 
-def _draws(model: Model, index: int, node: onnx.NodeProto, gain: float) -> dict[int, _Draw]:
+def _draws(model: Model, index: int, node: onnx.NodeProto, *, is_last: bool) -> dict[int, _Draw]:
     """Return how each constant operand of a node is drawn, by its position."""
     if node.domain not in {"", "ai.onnx"}:
         return {}
     kind, shapes = node.op_type, [_shape(model, name) for name in node.input]
     found: dict[int, _Draw] = {}
     if kind in _LAYERS:
-        found = _layer_draws(node, shapes, gain)
+        gain = _BEHIND_ACTIVATION if _is_behind_activation(model, node.input[0]) else _HIDDEN
+        found = _layer_draws(node, shapes, _LAST if is_last else gain)
     elif kind in _NORMALISATIONS:
         found = {1: _constant(1.0), 2: _constant(0.0), 3: _constant(0.0), 4: _constant(1.0)}
     elif kind in _RECURRENT:
@@ -150,6 +161,18 @@ def _layer_draws(node: onnx.NodeProto, shapes: Sequence[tuple[int, ...] | None],
     else:
         inputs = weight[0] // int_attribute(node, "group", 1) * math.prod(weight[2:])
     return {1: _uniform(gain / max(inputs, 1)), 2: _constant(0.0)}
+
+
+def _is_behind_activation(model: Model, name: str) -> bool:
+    """Return whether a tensor is what an activation makes, pooled or rearranged."""
+    while name in model.producers:
+        node = model.graph.node[model.producers[name]]
+        if node.op_type in _ACTIVATIONS or node.op_type == "Mul":
+            return True
+        if node.op_type not in _PASSED:
+            return False
+        name = node.input[0]
+    return False
 
 
 def _is_bias(model: Model, index: int) -> bool:

@@ -264,16 +264,22 @@ def _declare_outputs(
         for dim in value.type.tensor_type.shape.dim:
             dim.Clear()
     changed = load_model(bare)
-    after = infer_shapes(changed, bind_inputs(changed, feeds), feeds)
-    rows = before[layer.logits].shape[0]
-    if after[layer.logits].shape != (rows, classes):
-        raise ModelError(
-            f"With {classes} classes in the last layer {layer.name!r} the logits have the shape "
-            f"{after[layer.logits].shape} instead of {(rows, classes)}: shapes between them are computed from the old "
-            "number; export the model with a Flatten there."
-        )
+    wanted = (before[layer.logits].shape[0], classes)
+    try:
+        after = infer_shapes(changed, bind_inputs(changed, feeds), feeds)
+    except ModelError as error:
+        raise _computed_shapes(layer, classes, "no shape that holds") from error
+    if after[layer.logits].shape != wanted:
+        raise _computed_shapes(layer, classes, f"the shape {after[layer.logits].shape} instead of {wanted}")
     for value in proto.graph.output:
         dims = value.type.tensor_type.shape.dim
         for dim, old, new in zip(dims, before[value.name].shape, after[value.name].shape, strict=False):
             if old != new:
                 dim.dim_value = new
+
+
+def _computed_shapes(layer: LastLayer, classes: int, found: str) -> ModelError:
+    return ModelError(
+        f"With {classes} classes in the last layer {layer.name!r} the logits have {found}: shapes between them are "
+        "computed from the old number of classes; export the model with a Flatten there."
+    )

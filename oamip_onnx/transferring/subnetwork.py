@@ -125,10 +125,10 @@ def check_same_structure(found: Model, wanted: Model, what: str) -> None:
     if difference is None and len(left) != len(right):
         difference = f"{len(left)} nodes against {len(right)}"
     if difference is None:
-        shapes = [{name: tuple(tensor.dims) for name, tensor in model.initializers.items()} for model in (found, wanted)]
-        names = sorted(name for name in {*shapes[0], *shapes[1]} if shapes[0].get(name) != shapes[1].get(name))
+        sizes, others = ({t.name: tuple(t.dims) for t in model.graph.initializer} for model in (found, wanted))
+        names = sorted(name for name in {*sizes, *others} if sizes.get(name) != others.get(name))
         if names:
-            difference = f"the weight {names[0]!r}: {shapes[0].get(names[0])} against {shapes[1].get(names[0])}"
+            difference = f"the weight {names[0]!r}: {sizes.get(names[0])} against {others.get(names[0])}"
     if difference is not None:
         raise ModelError(f"{what}: they differ in {difference}; give the files of the same run of oamip prune.")
 
@@ -138,26 +138,34 @@ def _nodes(proto: onnx.ModelProto) -> list[tuple[str, tuple[str, ...], tuple[str
 
 
 def check_is_part(subnetwork: Model, original: Model) -> None:
-    """Raise if a model is certainly no subnetwork of another: nodes of its own, other inputs, larger weights.
+    """Raise if a model is certainly no subnetwork of another: other inputs, nodes of its own, larger weights.
+
+    Parameters
+    ----------
+    subnetwork, original
+        The models, for the same number of classes.
 
     Raises
     ------
     ModelError
         With the first difference.
     """
-    own = {tuple(node.output): node.op_type for node in original.graph.node}
     difference = None
-    for node in subnetwork.graph.node:
-        if not node.output[0].startswith(_ADDED) and own.get(tuple(node.output)) != node.op_type:
-            difference = f"it has no {node.op_type} that makes {node.output[0]!r}"
-            break
-    for name, tensor in subnetwork.initializers.items():
-        wide = original.initializers.get(name)
-        if difference or wide is None:
-            continue
-        if len(wide.dims) != len(tensor.dims):
-            difference = f"its weight {name!r} has the shape {tuple(wide.dims)}"
     if subnetwork.input_names != original.input_names:
         difference = f"its inputs are {list(original.input_names)}"
-    if difference:
+    own = {tuple(node.output): node.op_type for node in original.graph.node}
+    for node in subnetwork.graph.node:
+        # An Add of a branch that vanished is an Identity now.
+        is_own = own.get(tuple(node.output)) == node.op_type or node.op_type == "Identity"
+        if difference is None and not is_own and not node.output[0].startswith(_ADDED):
+            difference = f"it has no {node.op_type} that makes {node.output[0]!r}"
+    for name, tensor in subnetwork.initializers.items():
+        wide, narrow = original.initializers.get(name), tuple(tensor.dims)
+        if difference is None and wide is not None and not _holds(tuple(wide.dims), narrow):
+            difference = f"its weight {name!r} has the shape {tuple(wide.dims)}, that of the model {narrow}"
+    if difference is not None:
         raise ModelError(f"The model is no subnetwork of the original: {difference}; give the model before pruning.")
+
+
+def _holds(wide: tuple[int, ...], narrow: tuple[int, ...]) -> bool:
+    return len(wide) == len(narrow) and all(w >= n for w, n in zip(wide, narrow, strict=True))

@@ -1,0 +1,85 @@
+"""`oamip transfer`: a subnetwork trained on another data set, beside the network that it comes from."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from oamip_onnx.cli import options
+from oamip_onnx.cli.app import app
+from oamip_onnx.cli.display import progress
+from oamip_onnx.cli.streams import check_json_target, check_targets, mark_written, output, say_notes, write_json
+from oamip_onnx.config import parse_settings
+from oamip_onnx.model import check_writable
+from oamip_onnx.training import make_finetune_settings, require_torch
+from oamip_onnx.transferring import transfer as run_transfer
+
+EPILOG = "Example: oamip transfer small.onnx out.onnx --data digits --classes 10"
+
+
+@app.command(epilog=EPILOG)
+def transfer(
+    model: options.Model,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)],
+    *,
+    data: Annotated[str, typer.Option(help="The other data set, as for prune.", metavar="PATH", show_default=False)],
+    labels: options.Labels = None,
+    classes: Annotated[int | None, typer.Option(help="Its classes; default: the model's.", metavar="K")] = None,
+    weights: Annotated[str | None, typer.Option(help="Start from keep, fresh or initial.", metavar="NAME")] = None,
+    initial: Annotated[str | None, typer.Option(help="The network before any training.", metavar="PATH")] = None,
+    original: Annotated[str | None, typer.Option(help="The unpruned network, to compare with.", metavar="PATH")] = None,
+    result: options.RunResult = None,
+    seeds: Annotated[int, typer.Option(help="Train so often, to compare.", metavar="N")] = 1,
+    evaluation: Annotated[
+        str | None, typer.Option("--eval", help="Samples to measure the accuracy on.", metavar="PATH")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data; default 5.", metavar="N")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Largest of the cycle; 0.001 for adamw.", metavar="RATE")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples a step; default 64.", metavar="N")] = None,
+    batch_norm: Annotated[
+        str | None, typer.Option(help="Its statistics: train, frozen or re-estimate.", metavar="NAME")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all draws.", metavar="N")] = None,
+    more: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other of finetune: threads=1, …", metavar="NAME=VALUE")
+    ] = None,
+    json_path: options.Json = None,
+) -> None:
+    """Train a subnetwork on another data set.
+
+    With --original, beside the unpruned network and a random subnetwork.
+    """
+    require_torch("Transfer")
+    settings = make_finetune_settings(
+        {"batch_norm": "train"},
+        parse_settings(more or ()),
+        options.given(
+            epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, batch_norm=batch_norm, seed=seed
+        ),
+    )
+    check_writable(out)
+    check_targets([model, initial, original, result], [out, json_path])
+    check_json_target(json_path)
+    with progress() as tell:
+        found = run_transfer(
+            model,
+            data,
+            classes=classes,
+            weights=weights,
+            initial=initial,
+            original=original,
+            result=result,
+            seeds=seeds,
+            evaluation=evaluation,
+            labels=labels,
+            settings=settings,
+            progress=tell,
+        )
+    found.save(out)
+    mark_written(out)
+    write_json(found.report.model_dump_json(indent=2), json_path)
+    if json_path != "-":
+        output().print(found.report)
+    say_notes(found.report.notes)
