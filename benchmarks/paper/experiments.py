@@ -1,0 +1,217 @@
+"""What is measured: one row a network, run, selection and method."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from oamip_onnx.channels import BoolArray, select_units
+from oamip_onnx.errors import OamipError
+
+from .networks import RECIPES, Data, trained
+from .subnetworks import REVERSED, Case, case_of, drawn, one_a_class
+
+Row = dict[str, Any]
+Measure = Callable[[], Row]
+
+# How many units of every layer stay: what scores above the paper's threshold, or the same share of every layer.
+THRESHOLD, EQUAL = "threshold", "equal"
+
+REFERENCE = "reference"
+CONTROLS = (REFERENCE, "random", "critical", "magnitude")
+# What the paper compares, at its own number of units.
+PAPERS = ("random", "critical", "magnitude", "oamip-paper")
+DEFAULT = "reconstruction"
+OURS = ("oamip-rounds", "oamip", DEFAULT)
+METHODS = (*CONTROLS, "oamip-paper", *OURS)
+DECOUPLINGS = ("oamip-paper", "by class", "by layer", "by layer and class", "by layer, linear probe")
+TIMED = (*DECOUPLINGS, "oamip-rounds", "oamip")
+
+# Draws whose mean is the masked accuracy of random subnetworks; the first of them is repaired and fine-tuned.
+RANDOM_DRAWS = 10
+
+LOSS_WEIGHTS = (1.0, 2.0, 5.0, 10.0, 20.0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run.
+
+    Attributes
+    ----------
+    networks, data
+        Networks by name, and data sets.
+    runs
+        Networks that are trained of each kind.
+    methods
+        Those that are run, of those that an experiment knows.
+    work
+        The folder of networks.
+    samples
+        Training images that programs and repairs see.
+    draws
+        Draws of ten images whose effect is measured.
+    epochs
+        Passes of the training of references, in place of the recipes'.
+    """
+
+    networks: Sequence[str]
+    data: Sequence[Data]
+    runs: int
+    methods: Sequence[str]
+    work: Path
+    samples: int
+    draws: int
+    epochs: int | None = None
+
+    def case(self, network: str, data: Data, run: int) -> Case:
+        """Return a trained network with the samples of a run."""
+        path = trained(network, data, run, self.work, epochs=self.epochs)
+        return case_of(path, data, run, drawn(data, self.samples, run))
+
+    def chosen(self, methods: Sequence[str]) -> list[str]:
+        """Return those of an experiment's methods that are run."""
+        return [method for method in methods if method in self.methods]
+
+    def keys(self, experiment: str, network: str, data: Data, run: int) -> Row:
+        """Return what tells the rows of a network from others."""
+        setting = {"samples": self.samples, "trained_on": len(data.train.labels), "epochs": self.epochs}
+        return {"experiment": experiment, "network": network, "data": data.name, "run": run, **setting}
+
+
+def main_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row, Measure]]:
+    """Yield the rows of the main table: the reference, its subnetworks by OAMIP, and those of the controls."""
+    for run in range(plan.runs):
+        case = cache(_maker(plan, network, data, run))
+        base = plan.keys("main", network, data, run)
+        if REFERENCE in plan.methods:
+            yield {**base, "selection": "none", "method": REFERENCE}, lambda case=case: _reference(case())
+        for selection in (THRESHOLD, EQUAL):
+            for method in plan.chosen(METHODS[1:] if selection == EQUAL else PAPERS):
+                wanted = {**base, "selection": selection, "method": method}
+                if method == "random":
+                    wanted["draws"] = RANDOM_DRAWS
+                yield wanted, lambda case=case, wanted=wanted: _main_row(case(), network, wanted)
+
+
+def _maker(plan: Plan, network: str, data: Data, run: int) -> Callable[[], Case]:
+    return lambda: plan.case(network, data, run)
+
+
+def _reference(case: Case) -> Row:
+    """Return the accuracy of the original, and after an epoch of fine-tuning: what fine-tuning alone brings."""
+    model = case.prepared.original.proto
+    return {"removed": 0.0, "masked": case.masked_accuracy(), "tuned": case.tuned(model)}
+
+
+def _main_row(case: Case, network: str, wanted: Mapping[str, Any]) -> Row:
+    """Return the accuracies of a subnetwork: masked, repaired, fine-tuned, and both."""
+    method = str(wanted["method"])
+    widths = _widths(case, network, str(wanted["selection"]))
+    kept, found = case.kept(method, widths)
+    row = {"widths": list(widths), "removed": case.removed(kept), "masked": case.masked_accuracy(kept)}
+    if method == "random":
+        # A draw differs from another by more than the methods do.
+        others = [case.masked_accuracy(case.at_random(widths, draw)) for draw in range(1, RANDOM_DRAWS)]
+        row["masked"] = float(np.mean([row["masked"], *others]))
+    repaired = case.repaired(kept)
+    row["repaired"] = case.accuracy(repaired)
+    row["tuned"] = case.tuned(case.narrow(kept))
+    if method in OURS:
+        row["repaired_tuned"] = case.tuned(repaired)
+    if method == DEFAULT:
+        row["distilled"] = case.distilled(repaired)
+    if method not in REVERSED:
+        row |= {"seconds": found.seconds, "solver": found.solver}
+    return row
+
+
+def _widths(case: Case, network: str, selection: str) -> tuple[int, ...]:
+    if selection == EQUAL:
+        return case.widths(RECIPES[network].goal)
+    return case.above(case.scores("oamip-paper"))
+
+
+def decoupling_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row, Measure]]:
+    """Yield the rows of the authors' program in one, by class and by layer, each at its own and at equal widths."""
+    for run in range(plan.runs):
+        case = cache(_maker(plan, network, data, run))
+        for method in plan.chosen(DECOUPLINGS):
+            wanted = {**plan.keys("decoupling", network, data, run), "method": method}
+            yield wanted, lambda case=case, method=method: _decoupled(case(), network, method)
+
+
+def _decoupled(case: Case, network: str, method: str) -> Row:
+    found = case.scores(method)
+    kept, _ = case.kept(method, case.above(found))
+    equal, _ = case.kept(method, case.widths(RECIPES[network].goal))
+    row = {"removed": case.removed(kept), "masked": case.masked_accuracy(kept), "tuned": case.tuned(case.narrow(kept))}
+    row |= {"equal_masked": case.masked_accuracy(equal), "equal_repaired": case.accuracy(case.repaired(equal))}
+    return row | {"seconds": found.seconds, "solver": found.solver}
+
+
+def sensitivity_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row, Measure]]:
+    """Yield the rows of the authors' program on other images, one a class drawn at random, and at other λ."""
+    base = plan.keys("sensitivity", network, data, 0)
+    whole = cache(_maker(plan, network, data, 0))
+
+    def on_other_images(draw: int) -> Row:
+        path = trained(network, data, 0, plan.work, epochs=plan.epochs)
+        return _sensitive(case_of(path, data, draw, one_a_class(data, draw)), network)
+
+    for draw in range(plan.draws):
+        yield {**base, "varied": "images", "value": draw}, lambda draw=draw: on_other_images(draw)
+    for weight in LOSS_WEIGHTS:
+        wanted = {**base, "varied": "loss weight", "value": weight}
+        yield wanted, lambda weight=weight: _sensitive(whole(), network, loss_weight=weight)
+
+
+def _sensitive(case: Case, network: str, **settings: object) -> Row:
+    """Return what stays of a network under settings of the authors' program, and the accuracies."""
+    found = case.scores("oamip-paper", **settings)
+    kept = _select(case, found.values, case.above(found))
+    equal = _select(case, found.values, case.widths(RECIPES[network].goal))
+    row = {"removed": case.removed(kept), "masked": case.masked_accuracy(kept), "kept": _numbers(kept)}
+    row |= {"equal_masked": case.masked_accuracy(equal), "equal_kept": _numbers(equal)}
+    return row | {"units": case.prepared.analysis.unit_count, "seconds": found.seconds, "solver": found.solver}
+
+
+def _select(case: Case, values: Any, widths: Sequence[int]) -> BoolArray:
+    return select_units(case.prepared.analysis, widths, values)
+
+
+def _numbers(kept: BoolArray) -> list[int]:
+    return [int(unit) for unit in np.flatnonzero(kept)]
+
+
+def times_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row, Measure]]:
+    """Yield the rows of times: how long the scores of each form take, and how its programs end."""
+    for run in range(plan.runs):
+        case = cache(_maker(plan, network, data, run))
+        for method in plan.chosen(TIMED):
+            wanted = {**plan.keys("times", network, data, run), "method": method}
+            yield wanted, lambda case=case, method=method: _timed(case(), network, method)
+
+
+def _timed(case: Case, network: str, method: str) -> Row:
+    found = case.scores(method, case.widths(RECIPES[network].goal))
+    return {"seconds": found.seconds, "solver": found.solver}
+
+
+EXPERIMENTS: Mapping[str, Callable[[Plan, str, Data], Iterator[tuple[Row, Measure]]]] = {
+    "main": main_rows,
+    "decoupling": decoupling_rows,
+    "sensitivity": sensitivity_rows,
+    "times": times_rows,
+}
+
+
+def measured(wanted: Row, measure: Measure) -> Row:
+    """Return a row, or one that says why there is none."""
+    try:
+        return wanted | measure()
+    except OamipError as error:
+        return wanted | {"error": str(error)}
