@@ -1,8 +1,11 @@
 """`oamip export`: what is written loads, has the same inputs and outputs, and answers like the original."""
 
+import importlib.machinery
 import json
 import sys
+import types
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -242,6 +245,60 @@ def test_trtexec_is_called_where_it_is_there(trained: Path, monkeypatch: pytest.
     tool.write_text("#!/bin/sh\necho '[E] no GPU'; exit 1")
     with pytest.raises(ModelError, match=r"trtexec cannot build an engine of the model: \[E\] no GPU"):
         export(trained / "model.onnx", trained / "other.engine", format="tensorrt")
+
+
+class TensorRt:
+    """TensorRT's Python package, as far as it is used: it notes the shapes that it is told."""
+
+    ERROR = 1
+    NetworkDefinitionCreationFlag = SimpleNamespace(EXPLICIT_BATCH=0)
+
+    def __init__(self, reads: bool = True, builds: bool = True) -> None:  # noqa: FBT001, FBT002 - a stub
+        self.reads, self.builds = reads, builds
+        self.profiles: list[tuple[object, ...]] = []
+        self.Logger = lambda level: level
+        self.Logger.ERROR = 1  # type: ignore[attr-defined]
+
+    def Builder(self, _logger: int) -> Any:  # noqa: N802 - the package's name
+        profile = SimpleNamespace(set_shape=lambda *shapes: self.profiles.append(shapes))
+        return SimpleNamespace(
+            create_network=lambda flags: SimpleNamespace(
+                flags=flags, num_inputs=1, get_input=lambda _: SimpleNamespace(name="x", shape=(-1, 1, 28, 28))
+            ),
+            create_builder_config=lambda: SimpleNamespace(add_optimization_profile=lambda _: None),
+            create_optimization_profile=lambda: profile,
+            build_serialized_network=lambda network, _: b"engine" if self.builds and network.flags == 1 else None,
+        )
+
+    def OnnxParser(self, _network: object, _logger: int) -> Any:  # noqa: N802 - the package's name
+        error = SimpleNamespace(desc=lambda: "no kernel for Spin")
+        return SimpleNamespace(
+            parse_from_file=lambda path: self.reads and onnx.load(path) is not None, get_error=lambda _: error
+        )
+
+
+def test_the_package_of_tensorrt_builds_where_trtexec_is_missing(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(trained))
+    package = TensorRt()
+    module = types.ModuleType("tensorrt")
+    module.__spec__ = importlib.machinery.ModuleSpec("tensorrt", None)
+    for name in ("Logger", "Builder", "OnnxParser", "NetworkDefinitionCreationFlag"):
+        setattr(module, name, getattr(package, name))
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    export(trained / "model.onnx", trained / "out.engine", format="tensorrt")
+    assert (trained / "out.engine").read_bytes() == b"engine"
+    # From one sample on, up to as many as were drawn.
+    ((name, least, usual, most),) = package.profiles
+    assert (name, least, usual == most, usual[0] > 1) == ("x", (1, 1, 28, 28), True, True)
+    package.builds = False
+    with pytest.raises(ModelError, match="TensorRT cannot build an engine"):
+        export(trained / "model.onnx", trained / "other.engine", format="tensorrt")
+    package.reads = False
+    with pytest.raises(ModelError, match="TensorRT cannot read the model: no kernel for Spin"):
+        export(trained / "model.onnx", trained / "other.engine", format="tensorrt")
+    assert not (trained / "other.engine").exists()
 
 
 @pytest.mark.parametrize(
