@@ -22,7 +22,6 @@ Rows that the JSON file holds already are not measured again.
 """
 
 import argparse
-import gzip
 import importlib.util
 import io
 import json
@@ -40,6 +39,7 @@ from threadpoolctl import threadpool_limits
 
 from oamip_onnx.budget import costs_of
 from oamip_onnx.calibration import ActivationStream, Samples, load_samples
+from oamip_onnx.calibration.datasets import read_dataset
 from oamip_onnx.channels import BoolArray, select_units
 from oamip_onnx.config import PruneConfig, make_config
 from oamip_onnx.errors import OamipError
@@ -156,10 +156,10 @@ def images_of(folder: Path | None, part: str) -> tuple[Array, Array]:
         with np.load(FASHION / ("calibration.npz" if part == "train" else "test.npz")) as data:
             return data["x"], data["labels"]
 
-    def read(name: str, offset: int) -> Array:
-        return np.frombuffer(gzip.decompress((folder / f"{part}-{name}").read_bytes()), np.uint8, offset=offset)
-
-    return read("images-idx3-ubyte.gz", 16).reshape(-1, 1, 28, 28), read("labels-idx1-ubyte.gz", 8)
+    found = read_dataset(f"{folder}:{'train' if part == 'train' else 'test'}")
+    if found is None:
+        raise ValueError(f"The folder {str(folder)!r} holds no data set.")
+    return found.images, found.labels
 
 
 def draws_of(path: Path, args: argparse.Namespace) -> list[Draw]:

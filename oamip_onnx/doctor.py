@@ -12,9 +12,9 @@ from pathlib import Path
 
 import onnxruntime
 import psutil
-from onnx import TensorProto, helper
 
 from oamip_onnx.bench import describe_environment, measure_alignment, package_version
+from oamip_onnx.converters.base import ENTRY_POINT_GROUP  # type: ignore[import-not-found,unused-ignore]
 from oamip_onnx.converters.common import is_installed  # type: ignore[import-not-found,unused-ignore]
 from oamip_onnx.errors import first_line
 from oamip_onnx.report.doctor import (
@@ -27,10 +27,10 @@ from oamip_onnx.report.doctor import (
     ExtraRecord,
 )
 from oamip_onnx.runtime import RuntimeOptions
+from oamip_onnx.runtime.providers import CPU, trial_model
 from oamip_onnx.tasks import default_cache
 
 PACKAGE = "oamip-onnx"
-CPU_PROVIDER = "CPUExecutionProvider"
 
 # Extras for those who work on this package.
 _DEVELOPERS = frozenset({"dev", "docs"})
@@ -40,8 +40,6 @@ _COMMANDS = {"gpu": "pip uninstall onnxruntime && pip install onnxruntime-gpu"}
 
 # Builds of ONNX Runtime; the last one that is installed is the one to stay.
 _BUILDS = ("onnxruntime", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-gpu")
-
-_CONVERTERS = "oamip_onnx.converters"
 
 # A provider may take long to start the first time, and a broken one may never end.
 _PROVIDER_SECONDS = 120
@@ -79,8 +77,8 @@ def examine(*, measure: bool = True, seconds: float = 4.0) -> DoctorReport:
     providers = [_try_provider(name) for name in onnxruntime.get_available_providers()]
     providers += _overwritten()
     solvers = [_try_scip(), *_try_solvers_of_cvxpy()]
-    if not any(check.name == CPU_PROVIDER for check in providers):
-        providers.append(_check(CPU_PROVIDER, needed=True, reason="This build of ONNX Runtime has none."))
+    if not any(check.name == CPU for check in providers):
+        providers.append(_check(CPU, needed=True, reason="This build of ONNX Runtime has none."))
     return DoctorReport(
         healthy=all(check.works for check in [*providers, *solvers] if check.needed),
         operating_system=environment.operating_system,
@@ -130,12 +128,12 @@ def _check(name: str, *, needed: bool, reason: str = "", version: str = "") -> C
 
 def _try_provider(name: str) -> CheckRecord:
     """Start a session of a tiny model on a provider, and see which one it runs on."""
-    needed, version = name == CPU_PROVIDER, str(onnxruntime.__version__)
+    needed, version = name == CPU, str(onnxruntime.__version__)
     # Without -P the folder that the user is in would be searched first, and its modules taken for those of Python.
-    command = [sys.executable, "-P", "-c", _START, name, CPU_PROVIDER]
+    command = [sys.executable, "-P", "-c", _START, name, CPU]
     try:
         done = subprocess.run(  # noqa: S603 - this interpreter, and names that ONNX Runtime gives
-            command, input=_tiny_model(), capture_output=True, timeout=_PROVIDER_SECONDS, check=False
+            command, input=trial_model(), capture_output=True, timeout=_PROVIDER_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
         return _check(name, needed=needed, version=version, reason=f"It did not start in {_PROVIDER_SECONDS} seconds.")
@@ -171,19 +169,6 @@ def _plain(line: str) -> str:
     text = re.sub(r"\x1b\[[0-9;]*m", "", line)
     text = re.sub(r"^.*\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     return re.sub(r"^\S+ \S+ \[[A-Z]:[^\]]*\]\s*", "", text)
-
-
-def _tiny_model() -> bytes:
-    weight = helper.make_tensor("w", TensorProto.FLOAT, (2, 2), [1.0, 0.0, 0.0, 1.0])
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
-        "tiny",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 2))],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 2))],
-        [weight],
-    )
-    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
-    return bytes(model.SerializeToString())
 
 
 def _try_solvers_of_cvxpy() -> list[CheckRecord]:
@@ -264,7 +249,7 @@ def _extras() -> list[ExtraRecord]:
 def _converters() -> list[ConverterRecord]:
     have = {extra.name: extra.installed for extra in _extras()}
     found = []
-    for point in sorted(metadata.entry_points(group=_CONVERTERS), key=lambda p: p.name):
+    for point in sorted(metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda p: p.name):
         package = "" if point.dist is None else point.dist.name
         extra, detail = "", ""
         try:

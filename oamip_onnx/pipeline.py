@@ -1,14 +1,13 @@
 """The main job: a trained model and samples in; a narrower, verified, measured model out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from rich.table import Table
 
 from oamip_onnx.bench import (
     BenchSettings,
@@ -30,7 +29,6 @@ from oamip_onnx.judging import repaired
 from oamip_onnx.model import (
     Array,
     history_entry,
-    save_model,
     with_initializers,
 )
 from oamip_onnx.planning import Plan, alignment_of
@@ -41,8 +39,8 @@ from oamip_onnx.report import (
     Findings,
     LosslessRecord,
     MetricRecord,
+    ModelWithReport,
     Result,
-    Shown,
     lossless_record,
     make_result,
     read_scores,
@@ -73,8 +71,7 @@ _Operators = tuple[Mapping[str, float], Mapping[str, float]]
 _NO_PROFILE: _Operators = ({}, {})
 
 
-@dataclass(frozen=True)
-class PruneResult(Shown):
+class PruneResult(ModelWithReport[Result]):
     """What `prune` returns; a notebook, and rich's `print`, show it as the before/after table.
 
     Attributes
@@ -94,24 +91,6 @@ class PruneResult(Shown):
     ['y']
     >>> size = result.save("small.onnx")
     """
-
-    model: onnx.ModelProto = field(repr=False)
-    report: Result
-    external_data: bool = field(default=False, repr=False)
-
-    def tables(self) -> list[Table]:
-        """Return the before/after table."""
-        return self.report.tables()
-
-    def save(self, path: str | Path) -> int:
-        """Write the model atomically and return its size in bytes.
-
-        Raises
-        ------
-        OutputError
-            If the target cannot be written.
-        """
-        return save_model(self.model, Path(path), external_data=self.external_data)
 
 
 def _stages(config: PruneConfig) -> list[str]:

@@ -30,9 +30,7 @@ def export(
         ),
     ],
     data: options.Data = None,
-    evaluation: Annotated[
-        str | None, typer.Option("--eval", help="Samples for accuracy and drift.", metavar="PATH")
-    ] = None,
+    evaluation: options.Evaluation = None,
     min_sqnr: Annotated[
         float | None, typer.Option(help="Write nothing that is further from the original.", metavar="DB")
     ] = None,

@@ -33,11 +33,9 @@ def finetune(
     loss: Annotated[
         str | None, typer.Option(help="auto, labels, distillation, both or layers.", metavar="NAME")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data; default 5.", metavar="N")] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Largest of the cycle; 0.001 for adamw.", metavar="RATE")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples a step; default 64.", metavar="N")] = None,
+    epochs: options.Epochs = None,
+    learning_rate: options.LearningRate = None,
+    batch_size: options.BatchSize = None,
     optimiser: Annotated[str | None, typer.Option(help="adamw or sgd.", metavar="NAME")] = None,
     batch_norm: Annotated[
         str | None, typer.Option(help="Its statistics: frozen, train or re-estimate.", metavar="NAME")
@@ -48,7 +46,7 @@ def finetune(
         Path | None, typer.Option(help="Keep the state here, and go on from it.", metavar="DIR")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", metavar="NAME")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of all draws.", metavar="N")] = None,
+    seed: options.TrainingSeed = None,
     more: Annotated[
         list[str] | None, typer.Option("--set", help="Any other: threads=1, freeze=[…], …", metavar="NAME=VALUE")
     ] = None,

@@ -45,6 +45,11 @@ AllowInexact = Annotated[
 Heads = Annotated[
     str | None, typer.Option(help="Attention loses whole heads, or a dimension of every head.", metavar="NAME")
 ]
+Evaluation = Annotated[str | None, typer.Option("--eval", help="Samples for accuracy and drift.", metavar="PATH")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the data; default 5.", metavar="N")]
+LearningRate = Annotated[float | None, typer.Option(help="Largest of the cycle; 0.001 for adamw.", metavar="RATE")]
+BatchSize = Annotated[int | None, typer.Option(help="Samples a step; default 64.", metavar="N")]
+TrainingSeed = Annotated[int | None, typer.Option(help="Seed of all draws.", metavar="N")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any other setting of --config: form=layerwise, seed=1, …", metavar="NAME=VALUE"),

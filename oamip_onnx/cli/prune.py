@@ -24,9 +24,7 @@ def prune(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)],
     data: options.Data = None,
     labels: options.Labels = None,
-    evaluation: Annotated[
-        str | None, typer.Option("--eval", help="Samples for accuracy and drift.", metavar="PATH")
-    ] = None,
+    evaluation: options.Evaluation = None,
     random_data: options.RandomData = None,
     target: options.Target = None,
     importance: options.Importance = None,

@@ -33,15 +33,13 @@ def transfer(
     evaluation: Annotated[
         str | None, typer.Option("--eval", help="Samples to measure the accuracy on.", metavar="PATH")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data; default 5.", metavar="N")] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Largest of the cycle; 0.001 for adamw.", metavar="RATE")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples a step; default 64.", metavar="N")] = None,
+    epochs: options.Epochs = None,
+    learning_rate: options.LearningRate = None,
+    batch_size: options.BatchSize = None,
     batch_norm: Annotated[
         str | None, typer.Option(help="Its statistics: train, frozen or re-estimate.", metavar="NAME")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of all draws.", metavar="N")] = None,
+    seed: options.TrainingSeed = None,
     more: Annotated[
         list[str] | None, typer.Option("--set", help="Any other of finetune: threads=1, …", metavar="NAME=VALUE")
     ] = None,

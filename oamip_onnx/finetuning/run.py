@@ -1,25 +1,21 @@
 """From a model and samples to the same graph with better weights: loaded, taught, trained, compared, written."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from rich.table import Table
 
 from oamip_onnx.bench import Environment, describe_environment
 from oamip_onnx.calibration import Source
 from oamip_onnx.errors import UsageError
 from oamip_onnx.finetuning.comparison import compare, evaluate, written
 from oamip_onnx.finetuning.job import Job, choose_device, fingerprint, load_job, make_network
-from oamip_onnx.model import save_model
 from oamip_onnx.preparation import ModelSource
 from oamip_onnx.progress import Progress, StageClock
-from oamip_onnx.report import EpochRecord, EvaluationRecord, FinetuneReport, Shown
-from oamip_onnx.report.shown import Part
+from oamip_onnx.report import EpochRecord, EvaluationRecord, FinetuneReport, ModelWithReport
 from oamip_onnx.runtime import RuntimeOptions
 from oamip_onnx.training import FinetuneSettings, make_finetune_settings, require_torch
 from oamip_onnx.training.epochs import Outcome
@@ -29,8 +25,7 @@ if TYPE_CHECKING:
     from oamip_onnx.training.loop import Trainer
 
 
-@dataclass(frozen=True)
-class FinetuneResult(Shown):
+class FinetuneResult(ModelWithReport[FinetuneReport]):
     """What `finetune` returns; a notebook, and rich's `print`, show it as the table of epochs.
 
     Attributes
@@ -40,28 +35,6 @@ class FinetuneResult(Shown):
     report
         Everything measured, as data; `report.model_dump_json()` is the result JSON.
     """
-
-    model: onnx.ModelProto = field(repr=False)
-    report: FinetuneReport
-    external_data: bool = field(default=False, repr=False)
-
-    def parts(self) -> list[Part]:
-        """Return the table of epochs, and what is returned."""
-        return self.report.parts()
-
-    def tables(self) -> list[Table]:
-        """Return the table of epochs."""
-        return self.report.tables()
-
-    def save(self, path: str | Path) -> int:
-        """Write the model atomically and return its size in bytes.
-
-        Raises
-        ------
-        OutputError
-            If the target cannot be written.
-        """
-        return save_model(self.model, Path(path), external_data=self.external_data)
 
 
 def finetune(

@@ -1,6 +1,5 @@
 """From a trained model of any framework to an ONNX model that can be pruned."""
 
-import hashlib
 import math
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -21,6 +20,7 @@ from oamip_onnx.importing.sources import Found, find_source, load_source, own_fa
 from oamip_onnx.model import (
     bind_inputs,
     check_writable,
+    file_digest,
     history_entry,
     infer_shapes,
     load_model,
@@ -267,17 +267,12 @@ def _with_story(
     told = ["--from", found.converter.name]
     told += [] if opset is None else ["--opset", str(opset)]
     told += ["--fixed-batch"] if fixed_batch else []
-    digest = "" if found.path is None or not found.path.is_file() else _digest(found.path)
+    digest = "" if found.path is None or not found.path.is_file() else file_digest(found.path)
     step = history_entry(proto, "import", told, digest)
     entries = with_metadata(proto.metadata_props, {KEY: f"{found.converter.name}: {framework}", **step})
     del proto.metadata_props[:]
     proto.metadata_props.extend(entries)
     return proto
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _opset(proto: onnx.ModelProto) -> int:

@@ -15,7 +15,7 @@ from oamip_onnx.model.known import KnownSizes, Partial, known_sizes, run_node
 from oamip_onnx.model.load import load_model
 from oamip_onnx.model.model import Array, Model, Use, attribute, batch_norm_affine, int_attribute, ints_attribute
 from oamip_onnx.model.precision import as_float32, has_rare_types
-from oamip_onnx.model.provenance import Step, history, history_entry, with_metadata
+from oamip_onnx.model.provenance import Step, file_digest, history, history_entry, with_metadata
 from oamip_onnx.model.save import check_writable, save_model, write_text
 from oamip_onnx.model.shapes import TensorType, bind_inputs, infer_shapes, with_outputs
 
@@ -39,6 +39,7 @@ __all__ = [
     "check_writable",
     "count_costs",
     "einsum_terms",
+    "file_digest",
     "has_rare_types",
     "history",
     "history_entry",

@@ -1,11 +1,15 @@
 """What a model file says about its making: the steps that it went through, in its metadata."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 import onnx
+
+from oamip_onnx.errors import DataError
 
 HISTORY_KEY = "oamip.history"
 
@@ -76,3 +80,18 @@ def with_metadata(
     """Return metadata with these entries added, or in the place of those with the same key."""
     others = [entry for entry in entries if entry.key not in added]
     return [*others, *(onnx.StringStringEntryProto(key=key, value=value) for key, value in added.items())]
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{str(path)!r} cannot be read: {error.strerror}.") from error

@@ -51,6 +51,7 @@ from oamip_onnx.report.scores import (
 from oamip_onnx.report.shown import Shown
 from oamip_onnx.report.table import before_after_table, rows, summary_lines
 from oamip_onnx.report.transfer import DifferenceRecord, TrainedRecord, TransferReport
+from oamip_onnx.report.written import ModelWithReport
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -78,6 +79,7 @@ __all__ = [
     "MetricRecord",
     "ModelFigures",
     "ModelRecord",
+    "ModelWithReport",
     "OutputRecord",
     "PinRecord",
     "RepairRecord",

@@ -65,13 +65,14 @@ def run_pipeline(
     if not stages:
         raise UsageError("The pipeline has no stage; add [prune], [[export]], [bench] or another.")
     work = _work(definition)
-    _check(stages, work)
+    known: dict[str, str] = {}
+    _check(stages, work, known)
     tell, store = progress or silent, Store(work.folder)
     models = [] if definition.model is None else [Made("original", work.original)]
     records = []
     for number, stage in enumerate(stages):
         began, told = time.perf_counter(), _numbered(tell, stage.name, number, len(stages))
-        key = stage_key(stage.name, stage.settings(), _digests(stage, work))
+        key = stage_key(stage.name, stage.settings(), _digests(stage, work, known))
         done = None if force else store.find(stage.name, key)
         cached = done is not None
         if done is None:
@@ -99,7 +100,7 @@ def _work(definition: Definition) -> Work:
     )
 
 
-def _check(stages: list[Stage], work: Work) -> None:
+def _check(stages: list[Stage], work: Work, known: dict[str, str]) -> None:
     """Raise before the work starts if a stage cannot succeed."""
     try:
         work.folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +112,7 @@ def _check(stages: list[Stage], work: Work) -> None:
     for stage in stages:
         for role, file in stage.reads(work).items():
             if not role.startswith(("model", "original")):
-                content_digest(file, f"What the stage {stage.name!r} reads as {role},")
+                _digest(file, f"What the stage {stage.name!r} reads as {role},", known)
         if (work.folder / stage.result).resolve() == work.original.resolve() and work.models:
             raise OutputError(f"The stage {stage.name!r} would overwrite {str(work.original)!r}; set another folder.")
         if isinstance(stage, ExportStage):
@@ -124,8 +125,15 @@ def _check(stages: list[Stage], work: Work) -> None:
             )
 
 
-def _digests(stage: Stage, work: Work) -> dict[str, str]:
-    return {role: content_digest(file, f"The {role}") for role, file in stage.reads(work).items()}
+def _digests(stage: Stage, work: Work, known: dict[str, str]) -> dict[str, str]:
+    return {role: _digest(file, f"The {role}", known) for role, file in stage.reads(work).items()}
+
+
+def _digest(file: str, what: str, known: dict[str, str]) -> str:
+    """Return the digest of what a stage reads; once found it holds, since a stage reads only what is written."""
+    if file not in known:
+        known[file] = content_digest(file, what)
+    return known[file]
 
 
 def _more_files(stage: Stage, work: Work) -> list[str]:

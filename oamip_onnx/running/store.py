@@ -11,10 +11,9 @@ import onnxruntime
 from oamip_onnx.bench import package_version
 from oamip_onnx.calibration.datasets import is_built_in
 from oamip_onnx.errors import DataError
-from oamip_onnx.model import load_model, write_text
+from oamip_onnx.model import file_digest, load_model, write_text
 
 _FILE = "stages.json"
-_BLOCK_BYTES = 1 << 20
 
 # What a result depends on beside its inputs, where it is installed.
 _PACKAGES = tuple(
@@ -127,21 +126,3 @@ def content_digest(source: str, what: str) -> str:
             digest.update(f"{file.relative_to(path).as_posix()} {file_digest(file)}\n".encode())
         return digest.hexdigest()
     return load_model(path).sha256 if path.suffix.lower() == ".onnx" else file_digest(path)
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file.
-
-    Raises
-    ------
-    DataError
-        If it cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                digest.update(block)
-    except OSError as error:
-        raise DataError(f"{str(path)!r} cannot be read: {error.strerror}.") from error
-    return digest.hexdigest()

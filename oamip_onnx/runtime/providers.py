@@ -176,18 +176,23 @@ def options_that_start(options: RuntimeOptions) -> tuple[RuntimeOptions, str]:
 
 
 def _starts(options: RuntimeOptions, wanted: str) -> bool:
-    """Return whether a session of one matrix product runs on a provider."""
-    weight = helper.make_tensor("weight", TensorProto.FLOAT, (2, 2), [1.0, 0.0, 0.0, 1.0])
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 2)) for name in ("x", "y")]
-    product = helper.make_node("MatMul", ["x", "weight"], ["y"])
-    graph = helper.make_graph([product], "trial", ends[:1], ends[1:], [weight])
-    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+    """Return whether a session of the trial model runs on a provider."""
     # What a provider without its library logs comes from no session, but from the process.
     onnxruntime.set_default_logger_severity(FATAL_SEVERITY)
     try:
-        session = create_session(model.SerializeToString(), options.session_options(), options.provider_names())
+        session = create_session(trial_model(), options.session_options(), options.provider_names())
     except Exception:  # noqa: BLE001 - a missing library or device raises what the provider likes; doctor says why
         return False
     finally:
         onnxruntime.set_default_logger_severity(_WARNING_SEVERITY)
     return str(session.get_providers()[0]) == wanted
+
+
+def trial_model() -> bytes:
+    """Return a model of one matrix product, which any provider should run: its input ``x`` is float32, (1, 2)."""
+    weight = helper.make_tensor("weight", TensorProto.FLOAT, (2, 2), [1.0, 0.0, 0.0, 1.0])
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 2)) for name in ("x", "y")]
+    product = helper.make_node("MatMul", ["x", "weight"], ["y"])
+    graph = helper.make_graph([product], "trial", ends[:1], ends[1:], [weight])
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+    return bytes(model.SerializeToString())

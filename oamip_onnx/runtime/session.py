@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 
 from oamip_onnx.errors import ModelError, UsageError, first_line
-from oamip_onnx.runtime.providers import CPU, PROVIDERS, RuntimeOptions, create_session, short_name
+from oamip_onnx.runtime.providers import CPU, PROVIDERS, Provider, RuntimeOptions, create_session, short_name
 
 # A protobuf message cannot exceed this many bytes; larger models reach ONNX Runtime through a file.
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
@@ -163,7 +163,7 @@ class Session:
                 session.run(names, arrays)
 
             return run
-        memory = PROVIDERS[short_name(self.provider)].memory if short_name(self.provider) in PROVIDERS else "cpu"
+        memory = PROVIDERS.get(short_name(self.provider), Provider(self.provider)).memory
         binding = session.io_binding()
         for name, array in feeds.items():
             binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array, memory, 0))

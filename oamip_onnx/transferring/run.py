@@ -1,30 +1,25 @@
 """From a subnetwork and another data set to the subnetwork trained on it, beside the network that it comes from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from rich.table import Table
 
 from oamip_onnx.calibration import Samples, Source
 from oamip_onnx.errors import UsageError
 from oamip_onnx.finetuning import FinetuneResult, finetune
-from oamip_onnx.model import save_model
 from oamip_onnx.preparation import ModelSource
 from oamip_onnx.progress import Progress, StageClock, Step
-from oamip_onnx.report import DifferenceRecord, Result, Shown, TrainedRecord, TransferReport
-from oamip_onnx.report.shown import Part
+from oamip_onnx.report import DifferenceRecord, ModelWithReport, Result, TrainedRecord, TransferReport
 from oamip_onnx.training import FinetuneSettings, make_finetune_settings, require_torch
 from oamip_onnx.transferring.job import Candidate, Task, candidates, load_task, with_history
 
 
-@dataclass(frozen=True)
-class TransferResult(Shown):
+class TransferResult(ModelWithReport[TransferReport]):
     """What `transfer` returns; a notebook, and rich's `print`, show it as the table of networks.
 
     Attributes
@@ -34,28 +29,6 @@ class TransferResult(Shown):
     report
         Everything measured, as data; `report.model_dump_json()` is the result JSON.
     """
-
-    model: onnx.ModelProto = field(repr=False)
-    report: TransferReport
-    external_data: bool = field(default=False, repr=False)
-
-    def parts(self) -> list[Part]:
-        """Return the table of networks, and what is returned."""
-        return self.report.parts()
-
-    def tables(self) -> list[Table]:
-        """Return the table of networks."""
-        return self.report.tables()
-
-    def save(self, path: str | Path) -> int:
-        """Write the model atomically and return its size in bytes.
-
-        Raises
-        ------
-        OutputError
-            If the target cannot be written.
-        """
-        return save_model(self.model, Path(path), external_data=self.external_data)
 
 
 def transfer(
