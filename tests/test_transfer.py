@@ -2,7 +2,11 @@
 
 import importlib.util
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -470,6 +474,58 @@ def test_command_shows_the_networks_and_writes_json(pruned: Path) -> None:
     described = json.loads((Path(__file__).parent.parent / "docs/schemas/transfer.schema.json").read_text())
     assert set(json.loads(text)) == set(described["required"])
     assert onnx.load(pruned / "out.onnx").graph.output[0].type.tensor_type.shape.dim[1].dim_value == 3
+
+
+@needs_torch
+def test_an_interrupted_transfer_goes_on_to_the_same_result(pruned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from oamip_onnx.training import loop
+
+    files: dict[str, Any] = {"original": pruned / "model.onnx", "result": pruned / "result.json"}
+    arguments: dict[str, Any] = {**files, **FAST, "epochs": 2, "seeds": 2}
+    whole = oamip_onnx.transfer(pruned / "small.onnx", pruned / "data.npz", **arguments)
+    train, calls = loop.Trainer._train, 0
+
+    def counted(trainer: Any, number: int, progress: Any) -> float:
+        nonlocal calls
+        calls += 1
+        # The subnetwork is through with both seeds; the unpruned network is in its second epoch.
+        if calls == 6:
+            raise KeyboardInterrupt
+        return float(train(trainer, number, progress))
+
+    monkeypatch.setattr(loop.Trainer, "_train", counted)
+    folder = pruned / "state"
+    with pytest.raises(KeyboardInterrupt):
+        oamip_onnx.transfer(pruned / "small.onnx", pruned / "data.npz", checkpoint=folder, **arguments)
+    assert sorted(path.name for path in folder.iterdir()) == ["subnetwork-0", "subnetwork-1", "unpruned-0"]
+    calls = -100
+    resumed = oamip_onnx.transfer(pruned / "small.onnx", pruned / "data.npz", checkpoint=folder, **arguments)
+    # What is left of twelve epochs: one of the first unpruned network, two of the second, four of the random ones.
+    assert calls == -100 + 7
+    assert resumed.model.SerializeToString(deterministic=True) == whole.model.SerializeToString(deterministic=True)
+    assert [network.accuracies for network in resumed.report.networks] == [
+        network.accuracies for network in whole.report.networks
+    ]
+    with pytest.raises(UsageError, match="is of another model, other data or other settings"):
+        oamip_onnx.transfer(pruned / "small.onnx", pruned / "data.npz", checkpoint=folder, **{**arguments, "epochs": 3})
+
+
+@needs_torch
+def test_ctrl_c_names_the_folder_of_checkpoints(pruned: Path) -> None:
+    command = [sys.executable, "-m", "oamip_onnx.cli.main", "transfer", "small.onnx", "out.onnx", "--data", "data.npz"]
+    command += ["--epochs", "5000", "--set", "patience=5000", "--checkpoint", "state"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, cwd=pruned, env=environment, stderr=subprocess.PIPE, text=True) as running:
+        deadline = time.monotonic() + 60
+        while not (pruned / "state" / "subnetwork-0" / "checkpoint.pt").exists():
+            assert running.poll() is None, running.stderr.read() if running.stderr else ""
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert "interrupted; 'state' was written before." in err
+    assert not (pruned / "out.onnx").exists()
 
 
 @needs_torch

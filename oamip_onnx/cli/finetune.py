@@ -8,7 +8,15 @@ import typer
 from oamip_onnx.cli import options
 from oamip_onnx.cli.app import app
 from oamip_onnx.cli.display import progress
-from oamip_onnx.cli.streams import check_json_target, check_targets, mark_written, output, say_notes, write_json
+from oamip_onnx.cli.streams import (
+    check_json_target,
+    check_targets,
+    checkpoints_in,
+    mark_written,
+    output,
+    say_notes,
+    write_json,
+)
 from oamip_onnx.config import parse_settings
 from oamip_onnx.finetuning import finetune as run_finetune
 from oamip_onnx.model import check_writable
@@ -42,9 +50,7 @@ def finetune(
     ] = None,
     held_out: Annotated[float | None, typer.Option(help="Share to judge on; default 0.1.", metavar="SHARE")] = None,
     patience: Annotated[int | None, typer.Option(help="Epochs without a gain before it stops.", metavar="N")] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Keep the state here, and go on from it.", metavar="DIR")
-    ] = None,
+    checkpoint: options.Checkpoint = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", metavar="NAME")] = None,
     seed: options.TrainingSeed = None,
     more: Annotated[
@@ -72,22 +78,17 @@ def finetune(
     check_writable(out)
     check_targets([model, original], [out, json_path])
     check_json_target(json_path)
-    try:
-        with progress() as tell:
-            result = run_finetune(
-                model,
-                data,
-                labels=labels,
-                original=original,
-                evaluation=evaluation,
-                checkpoint=checkpoint,
-                settings=settings,
-                progress=tell,
-            )
-    except KeyboardInterrupt:
-        if checkpoint is not None and any(checkpoint.glob("*.pt")):
-            mark_written(checkpoint)
-        raise
+    with checkpoints_in(checkpoint), progress() as tell:
+        result = run_finetune(
+            model,
+            data,
+            labels=labels,
+            original=original,
+            evaluation=evaluation,
+            checkpoint=checkpoint,
+            settings=settings,
+            progress=tell,
+        )
     result.save(out)
     mark_written(out)
     write_json(result.report.model_dump_json(indent=2), json_path)

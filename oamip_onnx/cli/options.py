@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -49,6 +50,9 @@ Evaluation = Annotated[str | None, typer.Option("--eval", help="Samples for accu
 Epochs = Annotated[int | None, typer.Option(help="Passes over the data; default 5.", metavar="N")]
 LearningRate = Annotated[float | None, typer.Option(help="Largest of the cycle; 0.001 for adamw.", metavar="RATE")]
 BatchSize = Annotated[int | None, typer.Option(help="Samples a step; default 64.", metavar="N")]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="Keep the state here, and go on from it.", metavar="DIR", show_default=False)
+]
 TrainingSeed = Annotated[int | None, typer.Option(help="Seed of all draws.", metavar="N")]
 Set = Annotated[
     list[str] | None,

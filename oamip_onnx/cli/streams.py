@@ -142,6 +142,17 @@ def mark_written(path: Path) -> None:
     _run().written.append(path)
 
 
+@contextmanager
+def checkpoints_in(folder: Path | None) -> Iterator[None]:
+    """On an interruption, remember the folder if it holds a checkpoint of a training, or of several."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if folder is not None and any(folder.rglob("*.pt")):
+            mark_written(folder)
+        raise
+
+
 def written() -> list[Path]:
     """Return the files that this command has put in place."""
     return list(_run().written)

@@ -8,7 +8,15 @@ import typer
 from oamip_onnx.cli import options
 from oamip_onnx.cli.app import app
 from oamip_onnx.cli.display import progress
-from oamip_onnx.cli.streams import check_json_target, check_targets, mark_written, output, say_notes, write_json
+from oamip_onnx.cli.streams import (
+    check_json_target,
+    check_targets,
+    checkpoints_in,
+    mark_written,
+    output,
+    say_notes,
+    write_json,
+)
 from oamip_onnx.config import parse_settings
 from oamip_onnx.model import check_writable
 from oamip_onnx.training import make_finetune_settings, require_torch
@@ -39,6 +47,7 @@ def transfer(
     batch_norm: Annotated[
         str | None, typer.Option(help="Its statistics: train, frozen or re-estimate.", metavar="NAME")
     ] = None,
+    checkpoint: options.Checkpoint = None,
     seed: options.TrainingSeed = None,
     more: Annotated[
         list[str] | None, typer.Option("--set", help="Any other of finetune: threads=1, …", metavar="NAME=VALUE")
@@ -60,7 +69,7 @@ def transfer(
     check_writable(out)
     check_targets([model, initial, original, result], [out, json_path])
     check_json_target(json_path)
-    with progress() as tell:
+    with checkpoints_in(checkpoint), progress() as tell:
         found = run_transfer(
             model,
             data,
@@ -72,6 +81,7 @@ def transfer(
             seeds=seeds,
             evaluation=evaluation,
             labels=labels,
+            checkpoint=checkpoint,
             settings=settings,
             progress=tell,
         )

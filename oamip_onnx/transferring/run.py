@@ -43,6 +43,7 @@ def transfer(
     seeds: int = 1,
     evaluation: Source | None = None,
     labels: str | Path | npt.NDArray[np.integer[Any]] | None = None,
+    checkpoint: str | Path | None = None,
     settings: FinetuneSettings | None = None,
     progress: Progress | None = None,
     **more: Any,
@@ -75,6 +76,9 @@ def transfer(
         Samples with labels to measure the accuracy on; the held-out ones by default.
     labels
         Class indices of the samples, if they are not in `data`.
+    checkpoint
+        A folder for the state of each training, in a folder of its own named like ``random-0``; trainings that are
+        there already are gone on with, and finished ones are not run again.
     settings, more
         Settings as a whole or by name (`FinetuneSettings`). Batch normalisations take the statistics of the new data
         (``batch_norm="train"``) unless they say otherwise.
@@ -97,6 +101,7 @@ def transfer(
         raise UsageError(f"At least one seed is needed, not {seeds}.")
     numbers = list(range(chosen.seed, chosen.seed + seeds))
     named = ["subnetwork"] + ["unpruned", "random"] * (original is not None)
+    folder = None if checkpoint is None else _folder(Path(checkpoint))
     clock = StageClock(progress, ["load", *named])
     with clock.stage("load"):
         task = load_task(source, data, labels, evaluation, classes, _weights(weights, initial), chosen)
@@ -104,7 +109,7 @@ def transfer(
     first, records = None, []
     for candidate in compared:
         with clock.stage(candidate.name) as tell:
-            trained = [_trained(task, candidate, seed, chosen, tell) for seed in numbers]
+            trained = [_trained(task, candidate, seed, chosen, folder, tell) for seed in numbers]
         first = first or trained[0]
         records.append(_record(candidate, trained, clock.seconds[candidate.name]))
     if first is None:
@@ -147,7 +152,23 @@ def _weights(weights: str | None, initial: ModelSource | None) -> str:
     return name
 
 
-def _trained(task: Task, candidate: Candidate, seed: int, chosen: FinetuneSettings, tell: Progress) -> FinetuneResult:
+def _folder(path: Path) -> Path:
+    """Return a folder that checkpoints can be written to.
+
+    Raises
+    ------
+    OutputError
+        If they cannot.
+    """
+    from oamip_onnx.training.checkpoint import check_folder  # noqa: PLC0415 - it imports PyTorch
+
+    check_folder(path)
+    return path
+
+
+def _trained(
+    task: Task, candidate: Candidate, seed: int, chosen: FinetuneSettings, folder: Path | None, tell: Progress
+) -> FinetuneResult:
     """Return a network trained with one seed."""
 
     def told(step: Step) -> None:
@@ -158,6 +179,7 @@ def _trained(task: Task, candidate: Candidate, seed: int, chosen: FinetuneSettin
         candidate.make(seed),
         task.samples,
         evaluation=evaluation,
+        checkpoint=None if folder is None else folder / f"{candidate.name}-{seed}",
         settings=chosen.model_copy(update={"seed": seed}),
         progress=told,
     )
