@@ -4,6 +4,8 @@
     python benchmarks/paper.py sensitivity [--draws 25]
     python benchmarks/paper.py decoupling
     python benchmarks/paper.py times
+    python benchmarks/paper.py snip
+    python benchmarks/paper.py transfer
                                            [--work DIR] [--json paper.json] [--plot paper.svg] [--methods NAME …]
 
 Without an experiment, all of them. References are trained in PyTorch by fixed recipes, one a run, which seeds weights
@@ -20,9 +22,16 @@ and the order of images, and kept in `--work` as ONNX files. Networks: `fc3` (hi
   default of `prune`. Accuracies are those with masks alone (the paper's setting), after the least-squares repair, after
   one epoch of fine-tuning on labels instead, and, of this package's, after both; of its default also with five epochs
   of labels and distillation, the default of `finetune`. The reference is fine-tuned too: what an epoch alone brings.
+  The third table is what the commands make with their defaults, which plan a width for every layer: `prune`, and the
+  same with 20 epochs behind it.
 * `sensitivity`: the authors' program on other images, one of each class drawn at random, and at other weights λ.
 * `decoupling`: the authors' program in one, by class, by layer with the paper's auxiliary network, and by both.
 * `times`: seconds of scoring, and how the programs ended.
+* `snip`: subnetworks at equal shares of every layer that are trained from the weights before any training, with the
+  recipe's passes: those that SNIP chooses there, random ones, and those that magnitude and OAMIP keep of the trained
+  network; beside the whole network.
+* `transfer`: half of the parameters by `--importance oamip`, found on one data set and trained on the others of its
+  shape, beside random units of the same widths and the unpruned network.
 
 Figures are means ± standard deviations over the runs; differences are paired over the runs and have 95 % intervals
 (Student's t). Rows that the JSON file holds already are not measured again, so that an interrupted run goes on.
@@ -33,14 +42,26 @@ import importlib.util
 import json
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from importance import same, write
-from paper.experiments import EXPERIMENTS, METHODS, TIMED, Plan, Row, measured
+from paper.experiments import COMMANDS, METHODS, TIMED, decoupling_rows, main_rows, sensitivity_rows, times_rows
 from paper.networks import DATA_SETS, RECIPES, Data, data_of
+from paper.plan import Experiment, Plan, Row, measured
+from paper.retraining import BEFORE, SNIP, snip_rows, transfer_rows
 from paper.tables import TABLES, plot
 
-NAMES = list(dict.fromkeys([*METHODS, *TIMED]))
+EXPERIMENTS: Mapping[str, Experiment] = {
+    "main": main_rows,
+    "decoupling": decoupling_rows,
+    "sensitivity": sensitivity_rows,
+    "times": times_rows,
+    "snip": snip_rows,
+    "transfer": transfer_rows,
+}
+
+NAMES = list(dict.fromkeys([*METHODS, *COMMANDS, *TIMED, *SNIP]))
 
 
 def arguments() -> argparse.Namespace:
@@ -61,7 +82,8 @@ def arguments() -> argparse.Namespace:
     if args.quick:
         args.networks, args.data, args.runs, args.draws, args.samples = ["tiny"], ["digits"], 2, 2, 100
         # The others take several times as long as these together.
-        args.methods = ["reference", "random", "critical", "magnitude", "oamip-paper", "by class", "oamip-rounds"]
+        chosen = ["critical", "magnitude", "oamip-paper", "by class", "oamip-rounds", "prune"]
+        args.methods = ["reference", *BEFORE, *chosen]
         args.epochs = 10
     return args
 
@@ -106,8 +128,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         # A smoke test leaves nothing behind.
         work = Path(folder) if args.quick else args.work
+        data = data_sets(args)
+        others = [one.mirrored() for one in data] if args.quick else []
         settings = (args.runs, args.methods, work, args.samples, args.draws, args.epochs)
-        plan = Plan(args.networks, data_sets(args), *settings)
+        plan = Plan(args.networks, data, [*data, *others], *settings)
         found = [run(plan, name, rows, args.json) for name in EXPERIMENTS if args.experiment in ("all", name)]
     if args.plot:
         args.plot.write_text(plot([row for part in found for row in part]))

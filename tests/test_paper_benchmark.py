@@ -27,11 +27,12 @@ def test_every_experiment_gives_its_rows_and_they_are_measured_once(tmp_path: Pa
     file = tmp_path / "paper.json"
     first = run("--quick", "--json", str(file), "--plot", str(tmp_path / "paper.svg"))
     rows = json.loads(file.read_text())
-    assert {row["experiment"] for row in rows} == {"main", "decoupling", "sensitivity", "times"}
+    assert {row["experiment"] for row in rows} == {"main", "decoupling", "sensitivity", "times", "snip", "transfer"}
     assert not [row["error"] for row in rows if "error" in row]
     main = [row for row in rows if row["experiment"] == "main"]
     chosen = ["random", "critical", "magnitude", "oamip-paper"]
-    assert [row["method"] for row in main if row["run"] == 0] == ["reference", *chosen, *chosen, "oamip-rounds"]
+    ours = ["oamip-rounds", "prune"]
+    assert [row["method"] for row in main if row["run"] == 0] == ["reference", *chosen, *chosen, *ours]
     for row in main:
         assert 0 <= row["masked"] <= 1
         assert 0 <= row["tuned"] <= 1
@@ -42,10 +43,28 @@ def test_every_experiment_gives_its_rows_and_they_are_measured_once(tmp_path: Pa
             widths[row["run"], row["selection"]].add(tuple(row["widths"]))
     assert all(len(found) == 1 for found in widths.values())
     assert all(row["solver"]["statuses"] for row in rows if row["experiment"] == "times")
+    again = {(row["run"], row["method"]): row for row in rows if row["experiment"] == "snip"}
+    assert {method for _, method in again} == {
+        "reference",
+        "random",
+        "snip",
+        "magnitude",
+        "oamip-paper",
+        "oamip-rounds",
+    }
+    equal = {row["run"]: row["widths"] for row in main if row["selection"] == "equal"}
+    assert all(row.get("widths") in (None, equal[run]) for (run, _), row in again.items())
+    assert all(0 <= row["trained"] <= 1 for row in again.values())
+    moved = [row for row in rows if row["experiment"] == "transfer"]
+    assert [(row["target"], row["run"]) for row in moved] == [("digits, mirrored", 0), ("digits, mirrored", 1)]
+    for row in moved:
+        # The tiny network has 784 · 16 weights in its first layer: its budget is met to within a unit of that.
+        assert 0.5 <= row["removed"] < 0.5 + 784 / (784 * 16)
+        assert all(0 <= row[name] <= 1 for name in ("subnetwork", "random", "unpruned"))
     assert (tmp_path / "paper.svg").read_text().startswith("<?xml")
 
-    for experiment in ("main", "sensitivity"):
+    for experiment in ("main", "sensitivity", "snip", "transfer"):
         again = run(experiment, "--quick", "--json", str(file))
-        assert "trained" not in again  # no row asked for a network
+        assert "trained in" not in again  # no row asked for a network
         assert again.strip() in first
     assert json.loads(file.read_text()) == rows

@@ -1,32 +1,29 @@
 """What is measured: one row a network, run, selection and method."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from oamip_onnx.channels import BoolArray, select_units
-from oamip_onnx.errors import OamipError
 
 from .networks import RECIPES, Data, trained
-from .subnetworks import REVERSED, Case, case_of, drawn, one_a_class
+from .plan import REFERENCE, Measure, Plan, Row
+from .subnetworks import REVERSED, Case, case_of, one_a_class
 
-Row = dict[str, Any]
-Measure = Callable[[], Row]
+# How many units of every layer stay: what scores above the paper's threshold, the same share of every layer, or as many
+# as `prune` plans for the same share of the parameters.
+THRESHOLD, EQUAL, PLANNED = "threshold", "equal", "planned"
 
-# How many units of every layer stay: what scores above the paper's threshold, or the same share of every layer.
-THRESHOLD, EQUAL = "threshold", "equal"
-
-REFERENCE = "reference"
 CONTROLS = (REFERENCE, "random", "critical", "magnitude")
 # What the paper compares, at its own number of units.
 PAPERS = ("random", "critical", "magnitude", "oamip-paper")
 DEFAULT = "reconstruction"
 OURS = ("oamip-rounds", "oamip", DEFAULT)
 METHODS = (*CONTROLS, "oamip-paper", *OURS)
+# The commands `prune` and `finetune` with their defaults, and with more passes.
+COMMANDS = {"prune": 5, "prune, 20 epochs": 20}
 DECOUPLINGS = ("oamip-paper", "by class", "by layer", "by layer and class", "by layer, linear probe")
 TIMED = (*DECOUPLINGS, "oamip-rounds", "oamip")
 
@@ -34,52 +31,6 @@ TIMED = (*DECOUPLINGS, "oamip-rounds", "oamip")
 RANDOM_DRAWS = 10
 
 LOSS_WEIGHTS = (1.0, 2.0, 5.0, 10.0, 20.0)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is run.
-
-    Attributes
-    ----------
-    networks, data
-        Networks by name, and data sets.
-    runs
-        Networks that are trained of each kind.
-    methods
-        Those that are run, of those that an experiment knows.
-    work
-        The folder of networks.
-    samples
-        Training images that programs and repairs see.
-    draws
-        Draws of ten images whose effect is measured.
-    epochs
-        Passes of the training of references, in place of the recipes'.
-    """
-
-    networks: Sequence[str]
-    data: Sequence[Data]
-    runs: int
-    methods: Sequence[str]
-    work: Path
-    samples: int
-    draws: int
-    epochs: int | None = None
-
-    def case(self, network: str, data: Data, run: int) -> Case:
-        """Return a trained network with the samples of a run."""
-        path = trained(network, data, run, self.work, epochs=self.epochs)
-        return case_of(path, data, run, drawn(data, self.samples, run))
-
-    def chosen(self, methods: Sequence[str]) -> list[str]:
-        """Return those of an experiment's methods that are run."""
-        return [method for method in methods if method in self.methods]
-
-    def keys(self, experiment: str, network: str, data: Data, run: int) -> Row:
-        """Return what tells the rows of a network from others."""
-        setting = {"samples": self.samples, "trained_on": len(data.train.labels), "epochs": self.epochs}
-        return {"experiment": experiment, "network": network, "data": data.name, "run": run, **setting}
 
 
 def main_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row, Measure]]:
@@ -95,6 +46,9 @@ def main_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row, Measu
                 if method == "random":
                     wanted["draws"] = RANDOM_DRAWS
                 yield wanted, lambda case=case, wanted=wanted: _main_row(case(), network, wanted)
+        for method in plan.chosen([*COMMANDS]):
+            wanted = {**base, "selection": PLANNED, "method": method}
+            yield wanted, lambda case=case, method=method: _pruned_row(case(), network, method)
 
 
 def _maker(plan: Plan, network: str, data: Data, run: int) -> Callable[[], Case]:
@@ -127,6 +81,17 @@ def _main_row(case: Case, network: str, wanted: Mapping[str, Any]) -> Row:
     if method not in REVERSED:
         row |= {"seconds": found.seconds, "solver": found.solver}
     return row
+
+
+def _pruned_row(case: Case, network: str, method: str) -> Row:
+    """Return the accuracies of what the commands make of a network with their own widths."""
+    kept, small = case.pruned(RECIPES[network].goal)
+    row = {"removed": case.removed(kept), "distilled": case.distilled(small, COMMANDS[method])}
+    if method != "prune":
+        return row
+    row |= {"masked": case.masked_accuracy(kept), "repaired": case.accuracy(small)}
+    row |= {"tuned": case.tuned(case.narrow(kept)), "repaired_tuned": case.tuned(small)}
+    return row | {"widths": [int(kept[group.units].sum()) for group in case.prepared.analysis.groups]}
 
 
 def _widths(case: Case, network: str, selection: str) -> tuple[int, ...]:
@@ -199,19 +164,3 @@ def times_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row, Meas
 def _timed(case: Case, network: str, method: str) -> Row:
     found = case.scores(method, case.widths(RECIPES[network].goal))
     return {"seconds": found.seconds, "solver": found.solver}
-
-
-EXPERIMENTS: Mapping[str, Callable[[Plan, str, Data], Iterator[tuple[Row, Measure]]]] = {
-    "main": main_rows,
-    "decoupling": decoupling_rows,
-    "sensitivity": sensitivity_rows,
-    "times": times_rows,
-}
-
-
-def measured(wanted: Row, measure: Measure) -> Row:
-    """Return a row, or one that says why there is none."""
-    try:
-        return wanted | measure()
-    except OamipError as error:
-        return wanted | {"error": str(error)}

@@ -47,6 +47,10 @@ class Recipe:
     few_epochs: int
     goal: float
 
+    def passes(self, data: "Data") -> int:
+        """Return the number of passes over a data set."""
+        return self.few_epochs if len(data.train.labels) < FEW_IMAGES else self.epochs
+
 
 @dataclass(frozen=True)
 class Data:
@@ -63,6 +67,11 @@ class Data:
             Dataset(d.images[:count], d.labels[:count]) for d, count in ((self.train, training), (self.test, test))
         ]
         return Data(self.name, parts[0], parts[1], self.shape)
+
+    def mirrored(self) -> "Data":
+        """Return the mirror images, as a data set of its own."""
+        parts = [Dataset(np.ascontiguousarray(d.images[..., ::-1]), d.labels) for d in (self.train, self.test)]
+        return Data(f"{self.name}, mirrored", parts[0], parts[1], self.shape)
 
 
 def fully_connected(*hidden: int) -> Callable[[tuple[int, int, int]], Any]:
@@ -109,7 +118,7 @@ def vgg(shape: tuple[int, int, int]) -> Any:
 
     layers: list[Any] = []
     channels, side = shape[0], shape[1]
-    for width in (32, 64, 128):
+    for width in (16, 32, 64):
         for _ in range(2):
             layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
             channels = width
@@ -176,7 +185,7 @@ def trained(network: str, data: Data, run: int, work: Path, *, epochs: int | Non
     """
     recipe = RECIPES[network]
     if epochs is None:
-        epochs = recipe.few_epochs if len(data.train.labels) < FEW_IMAGES else recipe.epochs
+        epochs = recipe.passes(data)
     path = work / f"{network}-{data.name}-{run}-{epochs}-{len(data.train.labels)}.onnx"
     if path.exists():
         return path

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 from threadpoolctl import threadpool_limits
 
-from oamip_onnx import finetune
+from oamip_onnx import finetune, prune
 from oamip_onnx.budget import costs_of, paper_threshold, widths_above
 from oamip_onnx.calibration import Samples, load_samples
 from oamip_onnx.channels import BoolArray, select_units
@@ -38,6 +38,7 @@ LAYERS: Mapping[str, object] = {**PAPER, "form": "layerwise", "images": 100}
 SETTINGS: Mapping[str, Mapping[str, object]] = {
     "random": {"importance": "random"},
     "magnitude": {"importance": "magnitude"},
+    "snip": {"importance": "snip"},
     # The authors' program, and its two decouplings.
     "oamip-paper": PAPER,
     "by class": {**PAPER, "by_class": "mean"},
@@ -181,6 +182,19 @@ class Case:
         context = RepairContext(own.model, own.analysis, kept, self.narrow(kept), own.samples, own.options, self.run)
         return REPAIRS["least-squares"](context).proto
 
+    def pruned(self, goal: float) -> tuple[BoolArray, onnx.ModelProto]:
+        """Return which units `prune` keeps with its defaults at a share of the parameters, and its model."""
+        own = self.prepared
+        feeds: dict[str, Array] = dict(own.samples.feeds)
+        if own.samples.labels is not None:
+            feeds["labels"] = own.samples.labels
+        settings = {name: value for name, value in usual(self.run).items() if name not in {"repair", "widths"}}
+        found = prune(own.original.proto, feeds, target=f"params={goal:g}", **settings)
+        kept = np.zeros(own.analysis.unit_count, np.bool_)
+        for group, record in zip(own.analysis.groups, found.report.groups, strict=True):
+            kept[np.arange(own.analysis.unit_count)[group.units][record.kept]] = True
+        return kept, found.model
+
     def accuracy(self, proto: onnx.ModelProto) -> float:
         """Return the test accuracy of a model."""
         return self._accuracy(run_output(proto, self.prepared.compared, self.test, self.prepared.options))
@@ -191,9 +205,10 @@ class Case:
         chosen = {"epochs": 1, "loss": "labels", "seed": self.run, "threads": 1, "device": "cpu", **settings}
         return self.accuracy(finetune(proto, data, **chosen).model)
 
-    def distilled(self, proto: onnx.ModelProto) -> float:
-        """Return the test accuracy after fine-tuning as it is by default: five epochs, labels and distillation."""
-        return self.tuned(proto, epochs=5, loss="both", original=self.prepared.original.proto)
+    def distilled(self, proto: onnx.ModelProto, epochs: int = 5) -> float:
+        """Return the test accuracy after fine-tuning on labels and distillation; five epochs are the default."""
+        more = {"epochs": epochs, "patience": epochs, "original": self.prepared.original.proto}
+        return self.tuned(proto, loss="both", **more)
 
     def _accuracy(self, values: Array) -> float:
         return float((values.argmax(axis=1) == self.test.labels).mean())

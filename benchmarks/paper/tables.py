@@ -4,14 +4,13 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from scipy.stats import t
 
-from .experiments import DECOUPLINGS, EQUAL, METHODS, REFERENCE, THRESHOLD, TIMED
-
-Row = dict[str, Any]
+from .experiments import COMMANDS, DECOUPLINGS, EQUAL, METHODS, PLANNED, THRESHOLD, TIMED
+from .plan import REFERENCE, Row
+from .retraining import NETWORKS, SNIP
 
 # As recalled from the paper, so approximate: its reference, and its subnetwork with the share of parameters removed.
 PUBLISHED: Mapping[tuple[str, str], Mapping[str, float]] = {
@@ -40,9 +39,15 @@ TRAINED = (
     ("oamip-rounds", "repaired_tuned"),
     ("reconstruction", "repaired_tuned"),
     ("reconstruction", "distilled"),
+    *((command, "distilled") for command in COMMANDS),
 )
 
-TITLES = {"images": "ten other images, one a class", "loss weight": "weight λ of the loss"}
+TITLES = {
+    THRESHOLD: "by the paper's threshold",
+    EQUAL: "equal shares of every layer",
+    PLANNED: "widths planned by prune",
+}
+VARIED = {"images": "ten other images, one a class", "loss weight": "weight λ of the loss"}
 COLUMNS = ("masked", "repaired", "tuned", "repaired_tuned", "distilled")
 
 
@@ -79,18 +84,17 @@ def main_table(rows: Sequence[Row]) -> list[str]:
         cells = [f"{published[key]:.3f}" if key in published else "-" for key in ("removed", "masked", "tuned")]
         lines.append(f"{'the paper, about':24s} {cells[0]:>15s}  {cells[1]:15s}  {'':15s}  {cells[2]:15s}")
         lines[-1] += f"  (reference {published['reference']:.3f})"
-    for selection, title in ((THRESHOLD, "by the paper's threshold"), (EQUAL, "equal shares of every layer")):
+    for selection, title in TITLES.items():
         if any(r["selection"] == selection for r in rows):
             lines.append(title)
-            lines += [_main_line(rows, m, selection) for m in METHODS[1:] if of(rows, "masked", method=m)]
+            lines += [_main_line(rows, m, selection) for m in (*METHODS[1:], *COMMANDS)]
             lines += [*_orders(rows, selection), *_losses(rows, selection)]
-    lines += [f"failed: {r['method']}, run {r['run']}: {r['error']}" for r in rows if "error" in r]
-    return [line for line in lines if line]
+    return [line for line in [*lines, *_failed(rows)] if line]
 
 
 def _main_line(rows: Sequence[Row], method: str, selection: str) -> str:
     wanted = {"method": method, "selection": selection}
-    if not of(rows, "masked", **wanted):
+    if not of(rows, "removed", **wanted):
         return ""
     cells = [f"{spread(of(rows, key, **wanted)):15s}" for key in COLUMNS]
     name = method if method == REFERENCE else f"  {method}"
@@ -120,10 +124,9 @@ def _losses(rows: Sequence[Row], selection: str) -> list[str]:
         bases = {r["run"]: r["masked"] for r in rows if _is(r, REFERENCE, "none", "masked")}
         both = sorted(found.keys() & bases.keys())
         if both:
-            mean, low, high = interval([100 * (found[run] - bases[run]) for run in both])
-            limits = "" if math.isinf(low) else f" [{low:+.2f}, {high:+.2f}]"
             name = f"{method} ({_said(key)}) - reference"
-            lines.append(f"  {'to it':8s} {name:58s} {mean:+.2f}{limits} points")
+            points = _difference([100 * (found[run] - bases[run]) for run in both])
+            lines.append(f"  {'to it':8s} {name:58s} {points} points")
     return lines
 
 
@@ -168,7 +171,7 @@ def decoupling_table(rows: Sequence[Row]) -> list[str]:
 def sensitivity_table(rows: Sequence[Row]) -> list[str]:
     """Return the lines of a network's table of sensitivities."""
     lines = []
-    for varied, title in TITLES.items():
+    for varied, title in VARIED.items():
         own = [r for r in rows if r["varied"] == varied and "masked" in r]
         if not own:
             continue
@@ -222,11 +225,53 @@ def _in_solver(rows: Sequence[Row]) -> list[float]:
     return [float(r["solver"]["seconds"]) for r in rows]
 
 
+def snip_table(rows: Sequence[Row]) -> list[str]:
+    """Return the lines of a network's table of subnetworks that are trained from the first weights."""
+    lines = [f"{'method':24s} {'removed':>15s}  {'trained':15s}  points to the whole network"]
+    whole = {r["run"]: r["trained"] for r in rows if r["method"] == REFERENCE and "trained" in r}
+    for method in SNIP:
+        own = {r["run"]: r["trained"] for r in rows if r["method"] == method and "trained" in r}
+        if not own:
+            continue
+        line = f"{method:24s} {spread(of(rows, 'removed', method=method)):>15s}  {spread(list(own.values())):15s}"
+        both = sorted(own.keys() & whole.keys())
+        if method != REFERENCE and both:
+            line += f"  {_difference([100 * (own[run] - whole[run]) for run in both])}"
+        lines.append(line.rstrip())
+    return [*lines, *_failed(rows)]
+
+
+def transfer_table(rows: Sequence[Row]) -> list[str]:
+    """Return the lines of a network's table of subnetworks that are trained on another data set."""
+    titles = "  ".join(f"{name:15s}" for name in NETWORKS)
+    lines = [f"{'to':24s} {'removed':>15s}  {titles}  points to unpruned     to random"]
+    for target in dict.fromkeys(r["target"] for r in rows):
+        own = sorted((r for r in rows if r["target"] == target and "subnetwork" in r), key=lambda r: r["run"])
+        if not own:
+            continue
+        cells = "  ".join(f"{spread([r[name] for r in own]):15s}" for name in NETWORKS)
+        ends = [_difference([100 * (r["subnetwork"] - r[name]) for r in own]) for name in ("unpruned", "random")]
+        lines.append(f"{target:24s} {spread([r['removed'] for r in own]):>15s}  {cells}  {ends[0]:21s}  {ends[1]}")
+    return [*lines, *_failed(rows)]
+
+
+def _difference(points: Sequence[float]) -> str:
+    """Return the mean of differences, and its interval where there are several."""
+    mean, low, high = interval(points)
+    return f"{mean:+.2f}" if math.isinf(low) else f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def _failed(rows: Sequence[Row]) -> list[str]:
+    return [f"failed: {r.get('method', r.get('target'))}, run {r['run']}: {r['error']}" for r in rows if "error" in r]
+
+
 TABLES = {
     "main": main_table,
     "decoupling": decoupling_table,
     "sensitivity": sensitivity_table,
     "times": times_table,
+    "snip": snip_table,
+    "transfer": transfer_table,
 }
 
 
