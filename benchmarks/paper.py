@@ -31,7 +31,8 @@ and the order of images, and kept in `--work` as ONNX files. Networks: `fc3` (hi
   recipe's passes: those that SNIP chooses there, random ones, and those that magnitude and OAMIP keep of the trained
   network; beside the whole network.
 * `transfer`: half of the parameters by `--importance oamip`, found on one data set and trained on the others of its
-  shape, beside random units of the same widths and the unpruned network.
+  shape, with units of all layers removed or with all feature maps kept; beside random units of the same widths and the
+  unpruned network.
 
 Figures are means ± standard deviations over the runs; differences are paired over the runs and have 95 % intervals
 (Student's t). Rows that the JSON file holds already are not measured again, so that an interrupted run goes on.

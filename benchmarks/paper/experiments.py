@@ -91,7 +91,7 @@ def _pruned_row(case: Case, network: str, method: str) -> Row:
         return row
     row |= {"masked": case.masked_accuracy(kept), "repaired": case.accuracy(small)}
     row |= {"tuned": case.tuned(case.narrow(kept)), "repaired_tuned": case.tuned(small)}
-    return row | {"widths": [int(kept[group.units].sum()) for group in case.prepared.analysis.groups]}
+    return row | {"widths": list(case.widths_of(kept))}
 
 
 def _widths(case: Case, network: str, selection: str) -> tuple[int, ...]:

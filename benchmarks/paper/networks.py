@@ -39,6 +39,8 @@ class Recipe:
         The same where there are only thousands of images.
     goal
         Share of the parameters that equal shares leave.
+    has_feature_maps
+        Whether it has convolutions.
     """
 
     build: Callable[[tuple[int, int, int]], Any]
@@ -46,6 +48,7 @@ class Recipe:
     epochs: int
     few_epochs: int
     goal: float
+    has_feature_maps: bool = False
 
     def passes(self, data: "Data") -> int:
         """Return the number of passes over a data set."""
@@ -131,10 +134,10 @@ def vgg(shape: tuple[int, int, int]) -> Any:
 RECIPES: Mapping[str, Recipe] = {
     "fc3": Recipe(fully_connected(300, 100), 2e-3, epochs=10, few_epochs=60, goal=0.3),
     "fc4": Recipe(fully_connected(200, 100, 100), 2e-3, epochs=10, few_epochs=60, goal=0.3),
-    "lenet5": Recipe(lenet5, 4e-3, epochs=8, few_epochs=60, goal=0.7),
+    "lenet5": Recipe(lenet5, 4e-3, epochs=8, few_epochs=60, goal=0.7, has_feature_maps=True),
     # For the smoke test.
     "tiny": Recipe(fully_connected(16, 8), 1e-2, epochs=3, few_epochs=10, goal=0.6),
-    "vgg": Recipe(vgg, 4e-3, epochs=4, few_epochs=30, goal=0.5),
+    "vgg": Recipe(vgg, 4e-3, epochs=4, few_epochs=30, goal=0.5, has_feature_maps=True),
 }
 
 # Fewer training images than this take a recipe's `few_epochs`.

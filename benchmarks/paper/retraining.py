@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from oamip_onnx import prune, transfer
+import numpy as np
+
+from oamip_onnx import transfer
 
 from .networks import RECIPES, Data, trained
 from .plan import REFERENCE, Measure, Plan, Row
@@ -16,9 +18,10 @@ BEFORE = ("random", "snip")
 REWOUND = ("magnitude", "oamip-paper", "oamip-rounds")
 SNIP = (REFERENCE, *BEFORE, *REWOUND)
 
-# Share of the parameters that a subnetwork takes to another data set.
-TRANSFERRED = 0.5
-NETWORKS = ("subnetwork", "random", "unpruned")
+# Share of the parameters that a subnetwork takes to another data set: of all layers, or without cutting convolutions.
+HALF = 0.5
+MAPS_KEPT = ", feature maps kept"
+TRANSFERRED = (REFERENCE, "oamip", "random", f"oamip{MAPS_KEPT}", f"random{MAPS_KEPT}")
 
 # Training from the first weights, or on other data, is a training, and takes batch statistics as one.
 TRAINING = {"loss": "labels", "batch_norm": "train", "threads": 1, "device": "cpu"}
@@ -67,32 +70,41 @@ def _from_initial(case: Case, initial: Case, method: str, goal: float, settings:
 
 def transfer_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row, Measure]]:
     """Yield the rows of subnetworks that are found on one data set and trained on another of the same shape."""
+    methods = TRANSFERRED if RECIPES[network].has_feature_maps else TRANSFERRED[:3]
     for target in plan.targets:
         if target.name == data.name or target.shape != data.shape:
             continue
         for run in range(plan.runs):
-            wanted = {**plan.keys("transfer", network, data, run), "target": target.name}
-            wanted |= {"trained_again_on": len(target.train.labels)}
-            yield wanted, lambda target=target, run=run: _transferred(plan, network, data, target, run)
+            case = cache(lambda run=run: plan.case(network, data, run))
+            settings = schedule(network, target, plan.epochs)
+            base = {**plan.keys("transfer", network, data, run), "target": target.name}
+            for method in methods:
+                wanted = {**base, "trained_again_on": len(target.train.labels), "method": method}
+                yield (
+                    wanted,
+                    lambda case=case, target=target, method=method, settings=settings: _transferred(
+                        case(), target, method, settings
+                    ),
+                )
 
 
-def _transferred(plan: Plan, network: str, source: Data, target: Data, run: int) -> Row:
-    """Return the accuracies on another data set of a subnetwork, of random units of its widths, and of the whole."""
-    path = trained(network, source, run, plan.work, epochs=plan.epochs)
-    settings: dict[str, Any] = {"round_to": 1, "threads": 1, "workers": 1, "cache": False, "bench": False, "seed": run}
-    rows = drawn(source, plan.samples, run)
-    samples = {"x": source.train.images[rows], "labels": source.train.labels[rows]}
-    small = prune(path, samples, importance="oamip", target=f"params={TRANSFERRED}", **settings)
+def _transferred(case: Case, target: Data, method: str, settings: dict[str, Any]) -> Row:
+    """Return the accuracy on another data set of a subnetwork, of random units of its widths, or of the whole."""
+    original = case.prepared.original
+    kept = np.ones(case.prepared.analysis.unit_count, np.bool_)
+    if method != REFERENCE:
+        feature_maps = [node.name for node in original.graph.node if node.op_type == "Conv"]
+        ignored = feature_maps if method.endswith(MAPS_KEPT) else []
+        kept, _ = case.pruned(HALF, importance="oamip", repair="none", ignore=ignored)
+    widths = case.widths_of(kept)
+    if method.startswith("random"):
+        kept = case.at_random(widths, 0)
+    (name,) = original.input_names
     found = transfer(
-        small.model,
-        {"x": target.train.images, "labels": target.train.labels},
-        evaluation={"x": target.test.images, "labels": target.test.labels},
-        original=path,
-        result=small.report,
-        seed=run,
-        **schedule(network, target, plan.epochs),
+        original.proto if method == REFERENCE else case.narrow(kept),
+        {name: target.train.images, "labels": target.train.labels},
+        evaluation={name: target.test.images, "labels": target.test.labels},
+        seed=case.run,
+        **settings,
     )
-    own = {network.name: network for network in found.report.networks}
-    removed = 1 - own["subnetwork"].parameters / own["unpruned"].parameters
-    widths = [group.after for group in small.report.groups]
-    return {"widths": widths, "removed": removed, **{name: own[name].mean for name in NETWORKS}}
+    return {"widths": list(widths), "removed": case.removed(kept), "trained": found.report.networks[0].mean}

@@ -92,14 +92,15 @@ class Case:
         The data set, whose training split fine-tuning sees.
     run
         Seed of what is drawn.
-    known
-        Scores that were found before, by method and settings.
+    known, made
+        Scores, and pruned models, that were found before, by method and settings.
     """
 
     prepared: Prepared
     data: Data
     run: int
     known: dict[str, Found] = field(default_factory=dict)
+    made: dict[str, tuple[BoolArray, onnx.ModelProto]] = field(default_factory=dict)
 
     @cached_property
     def test(self) -> Samples:
@@ -172,6 +173,10 @@ class Case:
         values = [self.masked.run(feeds, kept)[name] for feeds in self.test.batches(TEST_BATCH)]
         return self._accuracy(np.concatenate(values))
 
+    def widths_of(self, kept: BoolArray) -> tuple[int, ...]:
+        """Return how many units of every group stay."""
+        return tuple(int(kept[group.units].sum()) for group in self.prepared.analysis.groups)
+
     def narrow(self, kept: BoolArray) -> onnx.ModelProto:
         """Return the model without the other units."""
         return cut(self.prepared.model, self.prepared.analysis, kept)
@@ -182,17 +187,35 @@ class Case:
         context = RepairContext(own.model, own.analysis, kept, self.narrow(kept), own.samples, own.options, self.run)
         return REPAIRS["least-squares"](context).proto
 
-    def pruned(self, goal: float) -> tuple[BoolArray, onnx.ModelProto]:
-        """Return which units `prune` keeps with its defaults at a share of the parameters, and its model."""
+    def pruned(self, goal: float, **settings: object) -> tuple[BoolArray, onnx.ModelProto]:
+        """Return which units `prune` keeps at a share of the parameters, and its model.
+
+        Parameters
+        ----------
+        goal
+            Share of the parameters that stays.
+        settings
+            Settings other than the defaults.
+        """
+        key = f"{goal} {settings}"
+        if key not in self.made:
+            self.made[key] = self._pruned(goal, settings)
+        return self.made[key]
+
+    def _pruned(self, goal: float, settings: Mapping[str, object]) -> tuple[BoolArray, onnx.ModelProto]:
         own = self.prepared
         feeds: dict[str, Array] = dict(own.samples.feeds)
         if own.samples.labels is not None:
             feeds["labels"] = own.samples.labels
-        settings = {name: value for name, value in usual(self.run).items() if name not in {"repair", "widths"}}
-        found = prune(own.original.proto, feeds, target=f"params={goal:g}", **settings)
-        kept = np.zeros(own.analysis.unit_count, np.bool_)
-        for group, record in zip(own.analysis.groups, found.report.groups, strict=True):
-            kept[np.arange(own.analysis.unit_count)[group.units][record.kept]] = True
+        shared = {name: value for name, value in usual(self.run).items() if name not in {"repair", "widths"}}
+        config = make_config(shared, settings, {"target": f"params={goal:g}"})
+        found = prune(own.original.proto, feeds, config=config)
+        records = {record.name: record for record in found.report.groups}
+        kept = np.ones(own.analysis.unit_count, np.bool_)
+        for group in own.analysis.groups:
+            if group.name in records:
+                units = np.arange(own.analysis.unit_count)[group.units]
+                kept[np.delete(units, records[group.name].kept)] = False
         return kept, found.model
 
     def accuracy(self, proto: onnx.ModelProto) -> float:

@@ -10,7 +10,7 @@ from scipy.stats import t
 
 from .experiments import COMMANDS, DECOUPLINGS, EQUAL, METHODS, PLANNED, THRESHOLD, TIMED
 from .plan import REFERENCE, Row
-from .retraining import NETWORKS, SNIP
+from .retraining import SNIP, TRANSFERRED
 
 # As recalled from the paper, so approximate: its reference, and its subnetwork with the share of parameters removed.
 PUBLISHED: Mapping[tuple[str, str], Mapping[str, float]] = {
@@ -227,32 +227,31 @@ def _in_solver(rows: Sequence[Row]) -> list[float]:
 
 def snip_table(rows: Sequence[Row]) -> list[str]:
     """Return the lines of a network's table of subnetworks that are trained from the first weights."""
-    lines = [f"{'method':24s} {'removed':>15s}  {'trained':15s}  points to the whole network"]
-    whole = {r["run"]: r["trained"] for r in rows if r["method"] == REFERENCE and "trained" in r}
-    for method in SNIP:
-        own = {r["run"]: r["trained"] for r in rows if r["method"] == method and "trained" in r}
-        if not own:
-            continue
-        line = f"{method:24s} {spread(of(rows, 'removed', method=method)):>15s}  {spread(list(own.values())):15s}"
-        both = sorted(own.keys() & whole.keys())
-        if method != REFERENCE and both:
-            line += f"  {_difference([100 * (own[run] - whole[run]) for run in both])}"
-        lines.append(line.rstrip())
-    return [*lines, *_failed(rows)]
+    return [*_trained_table(rows, SNIP), *_failed(rows)]
 
 
 def transfer_table(rows: Sequence[Row]) -> list[str]:
     """Return the lines of a network's table of subnetworks that are trained on another data set."""
-    titles = "  ".join(f"{name:15s}" for name in NETWORKS)
-    lines = [f"{'to':24s} {'removed':>15s}  {titles}  points to unpruned     to random"]
+    lines = []
     for target in dict.fromkeys(r["target"] for r in rows):
-        own = sorted((r for r in rows if r["target"] == target and "subnetwork" in r), key=lambda r: r["run"])
+        lines += [f"to {target}", *_trained_table([r for r in rows if r["target"] == target], TRANSFERRED)]
+    return [*lines, *_failed(rows)]
+
+
+def _trained_table(rows: Sequence[Row], methods: Sequence[str]) -> list[str]:
+    """Return a line a method: its accuracy, and how far it is from the whole network, paired over the runs."""
+    lines = [f"{'method':28s} {'removed':>15s}  {'trained':15s}  points to the whole network"]
+    whole = {r["run"]: r["trained"] for r in rows if r["method"] == REFERENCE and "trained" in r}
+    for method in methods:
+        own = {r["run"]: r["trained"] for r in rows if r["method"] == method and "trained" in r}
         if not own:
             continue
-        cells = "  ".join(f"{spread([r[name] for r in own]):15s}" for name in NETWORKS)
-        ends = [_difference([100 * (r["subnetwork"] - r[name]) for r in own]) for name in ("unpruned", "random")]
-        lines.append(f"{target:24s} {spread([r['removed'] for r in own]):>15s}  {cells}  {ends[0]:21s}  {ends[1]}")
-    return [*lines, *_failed(rows)]
+        line = f"{method:28s} {spread(of(rows, 'removed', method=method)):>15s}  {spread(list(own.values())):15s}"
+        both = sorted(own.keys() & whole.keys())
+        if method != REFERENCE and both:
+            line += f"  {_difference([100 * (own[run] - whole[run]) for run in both])}"
+        lines.append(line.rstrip())
+    return lines
 
 
 def _difference(points: Sequence[float]) -> str:
