@@ -61,7 +61,7 @@ def test_every_experiment_gives_its_rows_and_they_are_measured_once(tmp_path: Pa
         # The tiny network has 784 · 16 weights in its first layer: its budget is met to within a unit of that.
         assert row["removed"] == 0.0 if row["method"] == "reference" else 0.5 <= row["removed"] < 0.5 + 1 / 16
         assert 0 <= row["trained"] <= 1
-    assert [len({row["method"] for row in moved if row["run"] == run}) for run in (0, 1)] == [3, 3]
+    assert [len({row["method"] for row in moved if row["run"] == run}) for run in (0, 1)] == [4, 4]
     assert (tmp_path / "paper.svg").read_text().startswith("<?xml")
 
     for experiment in ("main", "sensitivity", "snip", "transfer"):

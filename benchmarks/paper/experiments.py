@@ -125,7 +125,7 @@ def sensitivity_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row
 
     def on_other_images(draw: int) -> Row:
         path = trained(network, data, 0, plan.work, epochs=plan.epochs)
-        return _sensitive(case_of(path, data, draw, one_a_class(data, draw)), network)
+        return _sensitive(case_of(path, data, draw, one_a_class(data, draw), RECIPES[network].program), network)
 
     for draw in range(plan.draws):
         yield {**base, "varied": "images", "value": draw}, lambda draw=draw: on_other_images(draw)

@@ -41,6 +41,9 @@ class Recipe:
         Share of the parameters that equal shares leave.
     has_feature_maps
         Whether it has convolutions.
+    program
+        The form of the authors' program that scores its units: the whole network in one, or by layer where that is too
+        large.
     """
 
     build: Callable[[tuple[int, int, int]], Any]
@@ -49,6 +52,7 @@ class Recipe:
     few_epochs: int
     goal: float
     has_feature_maps: bool = False
+    program: str = "oamip-paper"
 
     def passes(self, data: "Data") -> int:
         """Return the number of passes over a data set."""
@@ -137,7 +141,7 @@ RECIPES: Mapping[str, Recipe] = {
     "lenet5": Recipe(lenet5, 4e-3, epochs=8, few_epochs=60, goal=0.7, has_feature_maps=True),
     # For the smoke test.
     "tiny": Recipe(fully_connected(16, 8), 1e-2, epochs=3, few_epochs=10, goal=0.6),
-    "vgg": Recipe(vgg, 4e-3, epochs=4, few_epochs=30, goal=0.5, has_feature_maps=True),
+    "vgg": Recipe(vgg, 4e-3, epochs=4, few_epochs=30, goal=0.5, has_feature_maps=True, program="by layer"),
 }
 
 # Fewer training images than this take a recipe's `few_epochs`.

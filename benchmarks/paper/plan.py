@@ -7,7 +7,7 @@ from typing import Any
 
 from oamip_onnx.errors import OamipError
 
-from .networks import Data, trained
+from .networks import RECIPES, Data, trained
 from .subnetworks import Case, case_of, drawn
 
 Row = dict[str, Any]
@@ -51,10 +51,10 @@ class Plan:
     draws: int
     epochs: int | None = None
 
-    def case(self, network: str, data: Data, run: int) -> Case:
-        """Return a trained network with the samples of a run."""
-        path = trained(network, data, run, self.work, epochs=self.epochs)
-        return case_of(path, data, run, drawn(data, self.samples, run))
+    def case(self, network: str, data: Data, run: int, *, is_trained: bool = True) -> Case:
+        """Return a network, trained or as it was before, with the samples of a run."""
+        path = trained(network, data, run, self.work, epochs=self.epochs if is_trained else 0)
+        return case_of(path, data, run, drawn(data, self.samples, run), RECIPES[network].program)
 
     def chosen(self, methods: Sequence[str]) -> list[str]:
         """Return those of an experiment's methods that are run."""

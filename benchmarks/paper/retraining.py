@@ -9,19 +9,21 @@ import numpy as np
 
 from oamip_onnx import transfer
 
-from .networks import RECIPES, Data, trained
+from .networks import RECIPES, Data
 from .plan import REFERENCE, Measure, Plan, Row
-from .subnetworks import Case, case_of, drawn
+from .subnetworks import Case
 
 # Units that are chosen before any training, and those that methods keep in the trained network.
 BEFORE = ("random", "snip")
 REWOUND = ("magnitude", "oamip-paper", "oamip-rounds")
 SNIP = (REFERENCE, *BEFORE, *REWOUND)
 
-# Share of the parameters that a subnetwork takes to another data set: of all layers, or without cutting convolutions.
+# Share of the parameters that a subnetwork takes to another data set. It starts from the weights that its units had, or
+# from what the repair has made of them; units of all layers are removed, or all feature maps are kept.
 HALF = 0.5
 MAPS_KEPT = ", feature maps kept"
-TRANSFERRED = (REFERENCE, "oamip", "random", f"oamip{MAPS_KEPT}", f"random{MAPS_KEPT}")
+TRANSFERRED = (REFERENCE, "oamip", "random", "oamip, repaired", f"oamip{MAPS_KEPT}", f"random{MAPS_KEPT}")
+WITHOUT_MAPS = tuple(method for method in TRANSFERRED if not method.endswith(MAPS_KEPT))
 
 # Training from the first weights, or on other data, is a training, and takes batch statistics as one.
 TRAINING = {"loss": "labels", "batch_norm": "train", "threads": 1, "device": "cpu"}
@@ -38,7 +40,7 @@ def snip_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row, Measu
     """Yield the rows of subnetworks that are trained from the first weights: by SNIP, by OAMIP and at random."""
     for run in range(plan.runs):
         case = cache(lambda run=run: plan.case(network, data, run))
-        initial = cache(lambda run=run: _initial(plan, network, data, run))
+        initial = cache(lambda run=run: plan.case(network, data, run, is_trained=False))
         for method in plan.chosen(SNIP):
             wanted = {**plan.keys("snip", network, data, run), "method": method}
             settings = schedule(network, data, plan.epochs)
@@ -48,12 +50,6 @@ def snip_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row, Measu
                     case(), initial(), method, RECIPES[network].goal, settings
                 ),
             )
-
-
-def _initial(plan: Plan, network: str, data: Data, run: int) -> Case:
-    """Return a network before any training, with the samples that the trained one has."""
-    path = trained(network, data, run, plan.work, epochs=0)
-    return case_of(path, data, run, drawn(data, plan.samples, run))
 
 
 def _from_initial(case: Case, initial: Case, method: str, goal: float, settings: dict[str, Any]) -> Row:
@@ -70,7 +66,7 @@ def _from_initial(case: Case, initial: Case, method: str, goal: float, settings:
 
 def transfer_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row, Measure]]:
     """Yield the rows of subnetworks that are found on one data set and trained on another of the same shape."""
-    methods = TRANSFERRED if RECIPES[network].has_feature_maps else TRANSFERRED[:3]
+    methods = TRANSFERRED if RECIPES[network].has_feature_maps else WITHOUT_MAPS
     for target in plan.targets:
         if target.name == data.name or target.shape != data.shape:
             continue
@@ -91,20 +87,22 @@ def transfer_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row, M
 def _transferred(case: Case, target: Data, method: str, settings: dict[str, Any]) -> Row:
     """Return the accuracy on another data set of a subnetwork, of random units of its widths, or of the whole."""
     original = case.prepared.original
-    kept = np.ones(case.prepared.analysis.unit_count, np.bool_)
+    kept, proto = np.ones(case.prepared.analysis.unit_count, np.bool_), original.proto
     if method != REFERENCE:
         feature_maps = [node.name for node in original.graph.node if node.op_type == "Conv"]
         ignored = feature_maps if method.endswith(MAPS_KEPT) else []
-        kept, _ = case.pruned(HALF, importance="oamip", repair="none", ignore=ignored)
-    widths = case.widths_of(kept)
+        repair = "least-squares" if method.endswith("repaired") else "none"
+        kept, proto = case.pruned(HALF, importance="oamip", repair=repair, ignore=ignored)
     if method.startswith("random"):
-        kept = case.at_random(widths, 0)
+        kept = case.at_random(case.widths_of(kept), 0)
+        proto = case.narrow(kept)
     (name,) = original.input_names
     found = transfer(
-        original.proto if method == REFERENCE else case.narrow(kept),
+        proto,
         {name: target.train.images, "labels": target.train.labels},
         evaluation={name: target.test.images, "labels": target.test.labels},
         seed=case.run,
         **settings,
     )
-    return {"widths": list(widths), "removed": case.removed(kept), "trained": found.report.networks[0].mean}
+    row = {"widths": list(case.widths_of(kept)), "removed": case.removed(kept)}
+    return row | {"trained": found.report.networks[0].mean}

@@ -92,6 +92,8 @@ class Case:
         The data set, whose training split fine-tuning sees.
     run
         Seed of what is drawn.
+    program
+        The settings that the authors' program has for this network.
     known, made
         Scores, and pruned models, that were found before, by method and settings.
     """
@@ -99,6 +101,7 @@ class Case:
     prepared: Prepared
     data: Data
     run: int
+    program: str
     known: dict[str, Found] = field(default_factory=dict)
     made: dict[str, tuple[BoolArray, onnx.ModelProto]] = field(default_factory=dict)
 
@@ -144,9 +147,12 @@ class Case:
         key = f"{method} {planned} {more}"
         if key not in self.known:
             # Targets are no part of it: widths are given, or a term of the program stands in for them.
-            config = self.config("ratio=0.5", {**SETTINGS[method], **more})
+            config = self.config("ratio=0.5", {**SETTINGS[self._settings_of(method)], **more})
             self.known[key] = _scored(self.prepared, config, planned)
         return self.known[key]
+
+    def _settings_of(self, method: str) -> str:
+        return self.program if method == "oamip-paper" else method
 
     def kept(self, method: str, widths: Sequence[int]) -> tuple[BoolArray, Found]:
         """Return which units a method keeps at these widths, and its scores."""
@@ -243,7 +249,7 @@ def usual(seed: int) -> dict[str, object]:
     return shared | {"seed": seed, "repair": "none", "widths": "uniform"}
 
 
-def case_of(path: Path, data: Data, run: int, rows: npt.NDArray[np.int64]) -> Case:
+def case_of(path: Path, data: Data, run: int, rows: npt.NDArray[np.int64], program: str) -> Case:
     """Return a trained network with samples of the training split.
 
     Parameters
@@ -256,10 +262,12 @@ def case_of(path: Path, data: Data, run: int, rows: npt.NDArray[np.int64]) -> Ca
         Seed of what is drawn.
     rows
         Numbers of the training images that programs and repairs see.
+    program
+        The settings that the authors' program has for this network.
     """
     (name,) = load_model(path).input_names
     samples = {name: data.train.images[rows], "labels": data.train.labels[rows]}
-    return Case(prepare(path, samples, make_config(usual(run))), data, run)
+    return Case(prepare(path, samples, make_config(usual(run))), data, run, program)
 
 
 def drawn(data: Data, count: int, seed: int) -> npt.NDArray[np.int64]:
