@@ -308,6 +308,36 @@ def test_too_little_memory_of_a_gpu_is_said(pruned: Path, monkeypatch: pytest.Mo
 
 
 @needs_torch
+def test_mixed_precision_trains_weights_in_single_precision(pruned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU computes in bfloat16 as well, if slowly: the steps are those of a GPU."""
+    import torch
+
+    from oamip_onnx.training import loop
+
+    seen = []
+    wanted = loop.Objective.__call__
+
+    def watched(objective: Any, found: Any, labels: Any, outputs: Any) -> Any:
+        seen.append(found[objective.main].dtype)
+        return wanted(objective, found, labels, outputs)
+
+    monkeypatch.setattr(loop.Objective, "__call__", watched)
+    settings: dict[str, Any] = {**LONGER, "original": pruned / "model.onnx"}
+    whole = oamip_onnx.finetune(pruned / "small.onnx", pruned / "train.npz", **settings)
+    assert set(seen) == {torch.float32}
+    monkeypatch.setattr(loop, "bears_mixed_precision", lambda _device: True)
+    mixed = oamip_onnx.finetune(pruned / "small.onnx", pruned / "train.npz", **settings)
+    # Steps compute in bfloat16; what is judged and written does not.
+    assert set(seen) == {torch.float32, torch.bfloat16}
+    weights = initializers(mixed.model)
+    assert all(values.dtype == initializers(whole.model)[name].dtype for name, values in weights.items())
+    losses = [report.epochs[report.best_epoch].loss for report in (whole.report, mixed.report)]
+    assert losses[0] < whole.report.epochs[0].loss
+    # bfloat16 rounds to 2⁻⁹ of a number; after some hundred steps the losses agree to a few of those.
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+@needs_torch
 def test_what_gets_worse_is_not_returned_and_patience_ends_it(pruned: Path) -> None:
     settings: dict[str, Any] = {"threads": 1, "epochs": 9, "patience": 2, "learning_rate": 10.0}
     result = oamip_onnx.finetune(pruned / "model.onnx", pruned / "train.npz", **settings)

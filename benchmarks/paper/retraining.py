@@ -1,8 +1,7 @@
 """What is trained again: subnetworks from the weights before any training, and subnetworks on another data set."""
 
-import time
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,8 @@ from oamip_onnx import transfer
 from .networks import RECIPES, Data
 from .plan import REFERENCE, Measure, Plan, Row
 from .subnetworks import Case
+
+Make = Callable[[], Case]
 
 # Units that are chosen before any training, and those that methods keep in the trained network.
 BEFORE = ("random", "snip")
@@ -44,24 +45,18 @@ def snip_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row, Measu
         for method in plan.chosen(SNIP):
             wanted = {**plan.keys("snip", network, data, run), "method": method}
             settings = schedule(network, data, plan.epochs)
-            yield (
-                wanted,
-                lambda case=case, initial=initial, method=method, settings=settings: _from_initial(
-                    case(), initial(), method, RECIPES[network].goal, settings
-                ),
-            )
+            yield wanted, partial(_from_initial, case, initial, method, RECIPES[network].goal, settings)
 
 
-def _from_initial(case: Case, initial: Case, method: str, goal: float, settings: dict[str, Any]) -> Row:
+def _from_initial(trained: Make, initial: Make, method: str, goal: float, settings: dict[str, Any]) -> Row:
     """Return the accuracy of a subnetwork that is trained from the initial weights, at equal shares of every layer."""
-    began = time.perf_counter()
+    first = initial()
     if method == REFERENCE:
-        return {"removed": 0.0, "trained": initial.tuned(initial.prepared.original.proto, **settings)}
-    widths = case.widths(goal)
-    kept, found = (initial if method in BEFORE else case).kept(method, widths)
-    accuracy = initial.tuned(initial.narrow(kept), **settings)
-    seconds = {"seconds": found.seconds, "training_seconds": time.perf_counter() - began - found.seconds}
-    return {"widths": list(widths), "removed": initial.removed(kept), "trained": accuracy, **seconds}
+        return {"removed": 0.0, "trained": first.tuned(first.prepared.original.proto, **settings)}
+    widths = first.widths(goal)
+    kept, _ = (first if method in BEFORE else trained()).kept(method, widths)
+    accuracy = first.tuned(first.narrow(kept), **settings)
+    return {"widths": list(widths), "removed": first.removed(kept), "trained": accuracy}
 
 
 def transfer_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row, Measure]]:
@@ -76,16 +71,12 @@ def transfer_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row, M
             base = {**plan.keys("transfer", network, data, run), "target": target.name}
             for method in methods:
                 wanted = {**base, "trained_again_on": len(target.train.labels), "method": method}
-                yield (
-                    wanted,
-                    lambda case=case, target=target, method=method, settings=settings: _transferred(
-                        case(), target, method, settings
-                    ),
-                )
+                yield wanted, partial(_transferred, case, target, method, settings)
 
 
-def _transferred(case: Case, target: Data, method: str, settings: dict[str, Any]) -> Row:
+def _transferred(source: Make, target: Data, method: str, settings: dict[str, Any]) -> Row:
     """Return the accuracy on another data set of a subnetwork, of random units of its widths, or of the whole."""
+    case = source()
     original = case.prepared.original
     kept, proto = np.ones(case.prepared.analysis.unit_count, np.bool_), original.proto
     if method != REFERENCE:

@@ -53,6 +53,11 @@ def one_cycle(step: int, steps: int, largest: float) -> float:
     return largest * (_LAST + (1 - _LAST) * (1 + math.cos(math.pi * share)) / 2)
 
 
+def bears_mixed_precision(device: torch.device) -> bool:
+    """Return whether a device gains from computing in bfloat16 what loses nothing by it."""
+    return device.type == "cuda" and bool(torch.cuda.is_bf16_supported())
+
+
 @contextmanager
 def repeatable(threads: int) -> Iterator[None]:
     """Let PyTorch compute the same in every run on a CPU, with so many threads; 0 leaves their number alone."""
@@ -110,7 +115,7 @@ class Trainer:
             self._optimiser: Any = torch.optim.AdamW(groups, lr=rate, fused=True)
         else:
             self._optimiser = torch.optim.SGD(groups, lr=rate, momentum=_MOMENTUM, nesterov=True, fused=True)
-        self._mixed = settings.mixed_precision and network.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        self._mixed = settings.mixed_precision and bears_mixed_precision(network.device)
         self._best: dict[str, Any] = {}
         self.outcome = Outcome()
 
@@ -173,7 +178,7 @@ class Trainer:
             for group in self._optimiser.param_groups:
                 group["lr"] = rate
             batch = self.data.batch(self.network, rows)
-            with torch.autocast("cuda", torch.bfloat16) if self._mixed else nullcontext():
+            with torch.autocast(self.network.device.type, torch.bfloat16) if self._mixed else nullcontext():
                 loss = self.objective(self.network(batch.feeds), batch.labels, batch.wanted)
             self._optimiser.zero_grad()
             loss.backward()
