@@ -48,6 +48,8 @@ TITLES = {
     PLANNED: "widths planned by prune",
 }
 VARIED = {"images": "ten other images, one a class", "loss weight": "weight λ of the loss"}
+# Signs of the plot, and how far they stand beside the middle.
+MARKERS = (("masked", "o", -0.2), ("repaired", "^", -0.07), ("tuned", "s", 0.07), ("distilled", "D", 0.2))
 COLUMNS = ("masked", "repaired", "tuned", "repaired_tuned", "distilled")
 
 
@@ -286,12 +288,14 @@ def plot(rows: Sequence[Row]) -> str:
     for line, (network, data) in zip(panels, cases, strict=True):
         own = [r for r in rows if (r["network"], r["data"]) == (network, data)]
         for axes, selection in zip(line, (THRESHOLD, EQUAL), strict=True):
-            methods = [m for m in METHODS[1:] if of(own, "masked", method=m, selection=selection)]
-            for key, marker, shift in (("masked", "o", -0.15), ("repaired", "^", 0.0), ("tuned", "s", 0.15)):
-                found = [interval(of(own, key, method=m, selection=selection)) for m in methods]
-                means = [f[0] for f in found]
-                errors = [0.0 if math.isinf(f[1]) else f[0] - f[1] for f in found]
-                places = np.arange(len(methods)) + shift
+            # What `prune` plans stands beside the same share of every layer: as many parameters go.
+            kinds = dict.fromkeys(METHODS[1:], selection) | ({"prune": PLANNED} if selection == EQUAL else {})
+            methods = [m for m, kind in kinds.items() if of(own, "masked", method=m, selection=kind)]
+            for key, marker, shift in MARKERS:
+                values = {n: of(own, key, method=m, selection=kinds[m]) for n, m in enumerate(methods)}
+                found = {n: interval(v) for n, v in values.items() if v}
+                errors = [0.0 if math.isinf(low) else mean - low for mean, low, _ in found.values()]
+                places, means = [n + shift for n in found], [mean for mean, _, _ in found.values()]
                 axes.errorbar(places, means, errors, fmt=marker, ms=4, elinewidth=0.9, label=_said(key))
             axes.axhline(float(np.mean(of(own, "masked", method=REFERENCE))), color="black", ls="--", lw=0.9, zorder=1)
             axes.set_xticks(range(len(methods)), methods, rotation=25, ha="right", fontsize=7)
@@ -302,7 +306,7 @@ def plot(rows: Sequence[Row]) -> str:
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
         line[0].set_ylabel("test accuracy", fontsize=8)
-    panels[0][0].legend(fontsize=7, frameon=False, loc="lower right")
+    panels[0][1].legend(fontsize=7, frameon=False, loc="lower right")
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "oamip", "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
