@@ -1,5 +1,6 @@
 """Samples from every source, their checks, and Gram matrices."""
 
+import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -47,6 +48,24 @@ def test_npz(model: Model, x: Floats, tmp_path: Path) -> None:
     assert samples.labels is not None
     assert samples.labels.tolist() == [0, 1, 2, 0, 1, 2]
     assert load_samples(tmp_path / "d.npz", model, limit=2).count == 2
+
+
+def test_npy_is_mapped_and_not_read(model: Model, x: Floats, tmp_path: Path) -> None:
+    np.save(tmp_path / "d.npy", x)
+    np.save(tmp_path / "labels.npy", np.arange(6) % 3)
+    values = load_samples(tmp_path / "d.npy", model, labels=tmp_path / "labels.npy").feeds["x"]
+    assert np.array_equal(values, x)
+    assert not values.flags.writeable
+    owner: object = values
+    while isinstance(owner, np.ndarray) and owner.base is not None:
+        owner = owner.base
+    assert isinstance(owner, mmap.mmap)
+    # Part by part it is looked at as well as at once.
+    many = np.zeros((3000, 4), np.float32)
+    many[2500, 3] = many[2501, 0] = np.inf
+    np.save(tmp_path / "many.npy", many)
+    with pytest.raises(DataError, match=r"not finite .* in sample 2500"):
+        load_samples(tmp_path / "many.npy", model)
 
 
 def test_folder_of_arrays_with_and_without_sample_axis(model: Model, x: Floats, tmp_path: Path) -> None:

@@ -146,6 +146,18 @@ def test_layers_need_some_in_common(pruned: Path) -> None:
 
 
 @needs_torch
+def test_samples_that_are_mapped_train_as_those_in_memory(pruned: Path) -> None:
+    with np.load(pruned / "train.npz") as data:
+        np.save(pruned / "x.npy", data["x"])
+        np.save(pruned / "labels.npy", data["labels"])
+    usual = ("--epochs", "1", "--set", "threads=1", "--original", "model.onnx")
+    for out, words in (("a.onnx", ["train.npz"]), ("b.onnx", ["x.npy", "--labels", "labels.npy"])):
+        ran = oamip("finetune", "small.onnx", out, *usual, "--data", *words, cwd=pruned)
+        assert ran.code == 0, ran.err
+    assert (pruned / "a.onnx").read_bytes() == (pruned / "b.onnx").read_bytes()
+
+
+@needs_torch
 def test_without_epochs_the_bytes_are_the_same_but_for_metadata(pruned: Path) -> None:
     before = onnx.load(pruned / "small.onnx")
     ran = oamip("finetune", "small.onnx", "out.onnx", "--data", "train.npz", "--epochs", "0", cwd=pruned)

@@ -30,6 +30,7 @@ CONTROLLED = (
     ("random", "tuned", "oamip-paper", "tuned", 0.0),
     ("magnitude", "tuned", "oamip-paper", "tuned", 0.0),
     ("oamip-paper", "masked", "oamip-rounds", "masked", 0.0),
+    ("magnitude", "masked", "oamip-rounds", "masked", 0.0),
     ("oamip-paper", "tuned", "oamip-rounds", "tuned", 0.0),
 )
 # How far these are from the reference.

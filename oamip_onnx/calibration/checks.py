@@ -11,6 +11,9 @@ from oamip_onnx.model import Array, Model
 
 IntArray = npt.NDArray[np.int64]
 
+# Samples that are checked at once.
+_ROWS_AT_ONCE = 1024
+
 
 def _declared(model: Model, name: str) -> onnx.TypeProto.Tensor:
     tensor: onnx.TypeProto.Tensor = next(i for i in model.graph.input if i.name == name).type.tensor_type
@@ -83,9 +86,18 @@ def _check_shape(values: Array, shape: list[int | None], name: str, source: str)
         )
     if values.shape[0] == 0:
         raise DataError(f"The data {source} hold no samples for the input {name!r}.")
-    if np.issubdtype(values.dtype, np.floating) and not bool(np.isfinite(values).all()):
-        row = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0])
+    if np.issubdtype(values.dtype, np.floating) and (row := _first_not_finite(values)) is not None:
         raise DataError(f"The input {name!r} in the data {source} is not finite (NaN or infinity) in sample {row}.")
+
+
+def _first_not_finite(values: Array) -> int | None:
+    """Return the first row that is not finite; values are looked at in parts, since they may not fit the memory."""
+    for start in range(0, len(values), _ROWS_AT_ONCE):
+        part = values[start : start + _ROWS_AT_ONCE]
+        finite = np.isfinite(part).reshape(len(part), -1).all(axis=1)
+        if not finite.all():
+            return start + int(np.argmin(finite))
+    return None
 
 
 def _cast(values: Array, dtype: np.dtype[np.generic], name: str, source: str) -> Array:

@@ -189,8 +189,9 @@ def _read_npz(path: Path) -> dict[str, Array]:
 
 
 def _read_npy(path: Path) -> Array:
+    """Return an array that is mapped, not read: samples may be larger than the memory."""
     try:
-        return np.asarray(np.load(path, allow_pickle=False))
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"The data file {str(path)!r} cannot be read as .npy: {error}.") from error
 
