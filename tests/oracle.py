@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+from onnx import numpy_helper
 
 from oamip_onnx.channels import BoolArray, ChannelAnalysis, analyse
 from oamip_onnx.masking import MaskedSession
@@ -20,6 +21,11 @@ TOLERANCE = 1e-5
 VISIBLE = 1e-3
 
 PLAIN = RuntimeOptions(threads=1, optimise=False)
+
+
+def initializers(proto: onnx.ModelProto) -> dict[str, Any]:
+    """Return the values of a graph's initializers by name."""
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
 
 
 @dataclass(frozen=True)

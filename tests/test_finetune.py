@@ -17,6 +17,7 @@ import pytest
 from command import failed, oamip
 from graphs import GRAPHS, image
 from onnx import numpy_helper
+from oracle import initializers
 
 import oamip_onnx
 from oamip_onnx.config import parse_settings
@@ -36,10 +37,6 @@ FAST: dict[str, Any] = {"epochs": 2, "threads": 1, "batch_size": 16}
 
 # For graphs with 40 samples: enough steps to move.
 LONGER: dict[str, Any] = {"epochs": 10, "patience": 10, "threads": 1, "batch_size": 8}
-
-
-def initializers(proto: onnx.ModelProto) -> dict[str, Any]:
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
 
 
 def without_weights(proto: onnx.ModelProto) -> bytes:
