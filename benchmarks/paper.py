@@ -46,12 +46,12 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from experiments.networks import DATA_SETS, RECIPES, Data, data_of
+from experiments.plan import Experiment, Plan, Row, measured
+from experiments.retraining import BEFORE, SNIP, snip_rows, transfer_rows
+from experiments.rows import COMMANDS, METHODS, TIMED, decoupling_rows, main_rows, sensitivity_rows, times_rows
+from experiments.tables import TABLES, plot
 from importance import same, write
-from paper.experiments import COMMANDS, METHODS, TIMED, decoupling_rows, main_rows, sensitivity_rows, times_rows
-from paper.networks import DATA_SETS, RECIPES, Data, data_of
-from paper.plan import Experiment, Plan, Row, measured
-from paper.retraining import BEFORE, SNIP, snip_rows, transfer_rows
-from paper.tables import TABLES, plot
 
 EXPERIMENTS: Mapping[str, Experiment] = {
     "main": main_rows,

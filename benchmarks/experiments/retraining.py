@@ -1,7 +1,7 @@
 """What is trained again: subnetworks from the weights before any training, and subnetworks on another data set."""
 
-from collections.abc import Callable, Iterator
-from functools import cache, partial
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,10 +9,7 @@ import numpy as np
 from oamip_onnx import transfer
 
 from .networks import RECIPES, Data
-from .plan import REFERENCE, Measure, Plan, Row
-from .subnetworks import Case
-
-Make = Callable[[], Case]
+from .plan import REFERENCE, Make, Measure, Plan, Row
 
 # Units that are chosen before any training, and those that methods keep in the trained network.
 BEFORE = ("random", "snip")
@@ -40,8 +37,8 @@ def schedule(network: str, data: Data, epochs: int | None) -> dict[str, Any]:
 def snip_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row, Measure]]:
     """Yield the rows of subnetworks that are trained from the first weights: by SNIP, by OAMIP and at random."""
     for run in range(plan.runs):
-        case = cache(lambda run=run: plan.case(network, data, run))
-        initial = cache(lambda run=run: plan.case(network, data, run, is_trained=False))
+        case = plan.maker(network, data, run)
+        initial = plan.maker(network, data, run, is_trained=False)
         for method in plan.chosen(SNIP):
             wanted = {**plan.keys("snip", network, data, run), "method": method}
             settings = schedule(network, data, plan.epochs)
@@ -66,7 +63,7 @@ def transfer_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row, M
         if target.name == data.name or target.shape != data.shape:
             continue
         for run in range(plan.runs):
-            case = cache(lambda run=run: plan.case(network, data, run))
+            case = plan.maker(network, data, run)
             settings = schedule(network, target, plan.epochs)
             base = {**plan.keys("transfer", network, data, run), "target": target.name}
             for method in methods:

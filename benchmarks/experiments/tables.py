@@ -8,9 +8,9 @@ from itertools import combinations
 import numpy as np
 from scipy.stats import t
 
-from .experiments import COMMANDS, DECOUPLINGS, EQUAL, METHODS, PLANNED, THRESHOLD, TIMED
 from .plan import REFERENCE, Row
 from .retraining import SNIP, TRANSFERRED
+from .rows import COMMANDS, DECOUPLINGS, EQUAL, METHODS, PLANNED, THRESHOLD, TIMED
 
 # As recalled from the paper, so approximate: its reference, and its subnetwork with the share of parameters removed.
 PUBLISHED: Mapping[tuple[str, str], Mapping[str, float]] = {

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from .subnetworks import Case, case_of, drawn
 
 Row = dict[str, Any]
 Measure = Callable[[], Row]
+# Returns a case, which is made only once a row is to be measured.
+Make = Callable[[], Case]
 
 # The network as it is, which every subnetwork is held against.
 REFERENCE = "reference"
@@ -50,6 +53,10 @@ class Plan:
     samples: int
     draws: int
     epochs: int | None = None
+
+    def maker(self, network: str, data: Data, run: int, *, is_trained: bool = True) -> Make:
+        """Return what makes a case, once."""
+        return cache(partial(self.case, network, data, run, is_trained=is_trained))
 
     def case(self, network: str, data: Data, run: int, *, is_trained: bool = True) -> Case:
         """Return a network, trained or as it was before, with the samples of a run."""

@@ -1,7 +1,7 @@
 """What is measured: one row a network, run, selection and method."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,8 +9,8 @@ import numpy as np
 from oamip_onnx.channels import BoolArray, select_units
 
 from .networks import RECIPES, Data, trained
-from .plan import REFERENCE, Measure, Plan, Row
-from .subnetworks import REVERSED, Case, case_of, one_a_class
+from .plan import REFERENCE, Make, Measure, Plan, Row
+from .subnetworks import REVERSED, Case, Found, case_of, one_a_class
 
 # How many units of every layer stay: what scores above the paper's threshold, the same share of every layer, or as many
 # as `prune` plans for the same share of the parameters.
@@ -36,33 +36,31 @@ LOSS_WEIGHTS = (1.0, 2.0, 5.0, 10.0, 20.0)
 def main_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row, Measure]]:
     """Yield the rows of the main table: the reference, its subnetworks by OAMIP, and those of the controls."""
     for run in range(plan.runs):
-        case = cache(_maker(plan, network, data, run))
+        case = plan.maker(network, data, run)
         base = plan.keys("main", network, data, run)
         if REFERENCE in plan.methods:
-            yield {**base, "selection": "none", "method": REFERENCE}, lambda case=case: _reference(case())
+            yield {**base, "selection": "none", "method": REFERENCE}, partial(_reference, case)
         for selection in (THRESHOLD, EQUAL):
             for method in plan.chosen(METHODS[1:] if selection == EQUAL else PAPERS):
                 wanted = {**base, "selection": selection, "method": method}
                 if method == "random":
                     wanted["draws"] = RANDOM_DRAWS
-                yield wanted, lambda case=case, wanted=wanted: _main_row(case(), network, wanted)
+                yield wanted, partial(_main_row, case, network, wanted)
         for method in plan.chosen([*COMMANDS]):
             wanted = {**base, "selection": PLANNED, "method": method}
-            yield wanted, lambda case=case, method=method: _pruned_row(case(), network, method)
+            yield wanted, partial(_pruned_row, case, network, method)
 
 
-def _maker(plan: Plan, network: str, data: Data, run: int) -> Callable[[], Case]:
-    return lambda: plan.case(network, data, run)
-
-
-def _reference(case: Case) -> Row:
+def _reference(make: Make) -> Row:
     """Return the accuracy of the original, and after an epoch of fine-tuning: what fine-tuning alone brings."""
+    case = make()
     model = case.prepared.original.proto
     return {"removed": 0.0, "masked": case.masked_accuracy(), "tuned": case.tuned(model)}
 
 
-def _main_row(case: Case, network: str, wanted: Mapping[str, Any]) -> Row:
+def _main_row(make: Make, network: str, wanted: Mapping[str, Any]) -> Row:
     """Return the accuracies of a subnetwork: masked, repaired, fine-tuned, and both."""
+    case = make()
     method = str(wanted["method"])
     widths = _widths(case, network, str(wanted["selection"]))
     kept, found = case.kept(method, widths)
@@ -83,8 +81,9 @@ def _main_row(case: Case, network: str, wanted: Mapping[str, Any]) -> Row:
     return row
 
 
-def _pruned_row(case: Case, network: str, method: str) -> Row:
+def _pruned_row(make: Make, network: str, method: str) -> Row:
     """Return the accuracies of what the commands make of a network with their own widths."""
+    case = make()
     kept, small = case.pruned(RECIPES[network].goal)
     row = {"removed": case.removed(kept), "distilled": case.distilled(small, COMMANDS[method])}
     if method != "prune":
@@ -103,13 +102,14 @@ def _widths(case: Case, network: str, selection: str) -> tuple[int, ...]:
 def decoupling_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row, Measure]]:
     """Yield the rows of the authors' program in one, by class and by layer, each at its own and at equal widths."""
     for run in range(plan.runs):
-        case = cache(_maker(plan, network, data, run))
+        case = plan.maker(network, data, run)
         for method in plan.chosen(DECOUPLINGS):
             wanted = {**plan.keys("decoupling", network, data, run), "method": method}
-            yield wanted, lambda case=case, method=method: _decoupled(case(), network, method)
+            yield wanted, partial(_decoupled, case, network, method)
 
 
-def _decoupled(case: Case, network: str, method: str) -> Row:
+def _decoupled(make: Make, network: str, method: str) -> Row:
+    case = make()
     found = case.scores(method)
     kept, _ = case.kept(method, case.above(found))
     equal, _ = case.kept(method, case.widths(RECIPES[network].goal))
@@ -121,22 +121,26 @@ def _decoupled(case: Case, network: str, method: str) -> Row:
 def sensitivity_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row, Measure]]:
     """Yield the rows of the authors' program on other images, one a class drawn at random, and at other λ."""
     base = plan.keys("sensitivity", network, data, 0)
-    whole = cache(_maker(plan, network, data, 0))
-
-    def on_other_images(draw: int) -> Row:
-        path = trained(network, data, 0, plan.work, epochs=plan.epochs)
-        return _sensitive(case_of(path, data, draw, one_a_class(data, draw), RECIPES[network].program), network)
-
+    whole = plan.maker(network, data, 0)
     for draw in range(plan.draws):
-        yield {**base, "varied": "images", "value": draw}, lambda draw=draw: on_other_images(draw)
+        yield {**base, "varied": "images", "value": draw}, partial(_on_other_images, plan, network, data, draw)
     for weight in LOSS_WEIGHTS:
-        wanted = {**base, "varied": "loss weight", "value": weight}
-        yield wanted, lambda weight=weight: _sensitive(whole(), network, loss_weight=weight)
+        yield {**base, "varied": "loss weight", "value": weight}, partial(_at_weight, whole, network, weight)
 
 
-def _sensitive(case: Case, network: str, **settings: object) -> Row:
-    """Return what stays of a network under settings of the authors' program, and the accuracies."""
-    found = case.scores("oamip-paper", **settings)
+def _on_other_images(plan: Plan, network: str, data: Data, draw: int) -> Row:
+    path = trained(network, data, 0, plan.work, epochs=plan.epochs)
+    case = case_of(path, data, draw, one_a_class(data, draw), RECIPES[network].program)
+    return _sensitive(case, network, case.scores("oamip-paper"))
+
+
+def _at_weight(make: Make, network: str, weight: float) -> Row:
+    case = make()
+    return _sensitive(case, network, case.scores("oamip-paper", loss_weight=weight))
+
+
+def _sensitive(case: Case, network: str, found: Found) -> Row:
+    """Return what stays of a network by scores of the authors' program, and the accuracies."""
     kept = _select(case, found.values, case.above(found))
     equal = _select(case, found.values, case.widths(RECIPES[network].goal))
     row = {"removed": case.removed(kept), "masked": case.masked_accuracy(kept), "kept": _numbers(kept)}
@@ -155,12 +159,13 @@ def _numbers(kept: BoolArray) -> list[int]:
 def times_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row, Measure]]:
     """Yield the rows of times: how long the scores of each form take, and how its programs end."""
     for run in range(plan.runs):
-        case = cache(_maker(plan, network, data, run))
+        case = plan.maker(network, data, run)
         for method in plan.chosen(TIMED):
             wanted = {**plan.keys("times", network, data, run), "method": method}
-            yield wanted, lambda case=case, method=method: _timed(case(), network, method)
+            yield wanted, partial(_timed, case, network, method)
 
 
-def _timed(case: Case, network: str, method: str) -> Row:
+def _timed(make: Make, network: str, method: str) -> Row:
+    case = make()
     found = case.scores(method, case.widths(RECIPES[network].goal))
     return {"seconds": found.seconds, "solver": found.solver}
