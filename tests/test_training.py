@@ -46,8 +46,11 @@ STEPS = frozenset(
     "single_BitwiseXor single_Hardmax pointwise_Ceil pointwise_Floor pointwise_Round pointwise_Sign".split()
 )
 
-# At a jump, and near a pole, a rounding is everything.
-JUMPS = frozenset({*STEPS, "pointwise_Tan", "pointwise_ThresholdedRelu"})
+# Near a pole roundings grow: where the tangent is 22, by its slope of 1 + 22².
+POLES = frozenset({"pointwise_Tan"})
+
+# At a jump, and near a pole, a rounding to half precision is everything.
+JUMPS = frozenset({*STEPS, *POLES, "pointwise_ThresholdedRelu"})
 
 Array = npt.NDArray[np.generic]
 
@@ -75,7 +78,7 @@ def agrees(proto: onnx.ModelProto, feeds: Mapping[str, Array], tolerance: float 
 def test_graphs_compute_the_same_and_have_gradients(name: str) -> None:
     proto = GRAPHS[name]()
     feeds = feeds_for(load_model(proto), 0)
-    agrees(proto, feeds)
+    agrees(proto, feeds, DEEP_TOLERANCE if name in POLES else TOLERANCE)
     network = Network(proto)
     found = gradients(network, feeds, lambda outputs: sum(y.square().sum() for y in outputs.values()))
     assert set(found) == set(network.weights)
