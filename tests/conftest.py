@@ -16,6 +16,7 @@ settings.load_profile("repeatable")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from graphs import GRAPHS  # noqa: E402 - found through the path above
+from scored import dense, write  # noqa: E402 - as above
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "fashion"
 
@@ -41,4 +42,11 @@ def work(tmp_path: Path) -> Path:
     generator = np.random.default_rng(0)
     x = generator.normal(size=(40, 3, 8, 8)).astype(np.float32)
     np.savez(tmp_path / "data.npz", x=x, labels=generator.integers(0, 5, 40))
+    return tmp_path
+
+
+@pytest.fixture
+def dense_work(tmp_path: Path) -> Path:
+    """Return a folder with a fully connected classifier and its samples."""
+    write(tmp_path, dense())
     return tmp_path

@@ -27,13 +27,6 @@ from oamip_onnx.solvers import ConicSolver
 FloatArray = npt.NDArray[np.float64]
 
 
-@pytest.fixture
-def work(tmp_path: Path) -> Path:
-    """Return a folder with a fully connected classifier and its samples."""
-    write(tmp_path, dense())
-    return tmp_path
-
-
 def tiny() -> onnx.ModelProto:
     b = Builder(["N", 6], seed=7)
     x = b.add("Relu", b.gemm("x", 6, 5))
@@ -111,18 +104,18 @@ def test_quadratic_certificates_are_the_optimum_of_small_groups() -> None:
         assert found_here.objective == pytest.approx(value(chosen, units), rel=1e-3, abs=1e-6)
 
 
-def test_report_carries_the_certificates(work: Path) -> None:
-    write(work, tiny())
+def test_report_carries_the_certificates(dense_work: Path) -> None:
+    write(dense_work, tiny())
     arguments = [*PRUNE, "--set", "form=response", "--json", "-"]
-    plain = found(oamip(*arguments, cwd=work))
+    plain = found(oamip(*arguments, cwd=dense_work))
     assert [certificate["task"] for certificate in plain["certificates"]] == ["chosen subset"]
-    asked = found(oamip(*arguments, "--set", "certificates=true", cwd=work))
+    asked = found(oamip(*arguments, "--set", "certificates=true", cwd=dense_work))
     assert [certificate["task"] for certificate in asked["certificates"]] == ["chosen subset", "t0", "t2"]
     for certificate in (*plain["certificates"], *asked["certificates"]):
         assert certificate["bound"] <= certificate["objective"]
         assert certificate["gap"] >= 0
         assert "than the bound" in certificate["statement"] or "below the bound" in certificate["statement"]
-    nothing = found(oamip(*arguments, "--set", "certificates=true", "--target", "ratio=0", cwd=work))
+    nothing = found(oamip(*arguments, "--set", "certificates=true", "--target", "ratio=0", cwd=dense_work))
     assert [certificate["task"] for certificate in nothing["certificates"]] == ["chosen subset"]
 
 

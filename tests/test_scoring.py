@@ -24,7 +24,6 @@ from scored import (
     refused,
     samples_of,
     scores_of,
-    write,
 )
 
 import oamip_onnx
@@ -32,14 +31,6 @@ from oamip_onnx.config import make_config
 from oamip_onnx.errors import UsageError
 from oamip_onnx.runtime import Session
 from oamip_onnx.tasks import cluster
-
-
-@pytest.fixture
-def work(tmp_path: Path) -> Path:
-    """Return a folder with a fully connected classifier and its samples."""
-    write(tmp_path, dense())
-    return tmp_path
-
 
 # Labels
 
@@ -92,36 +83,36 @@ def test_classes_without_images_are_said(form: str) -> None:
 # Engines, workers, cache
 
 
-def test_engine_that_is_not_installed_is_refused(work: Path) -> None:
+def test_engine_that_is_not_installed_is_refused(dense_work: Path) -> None:
     arguments = [*PRUNE, "--set", "form=layerwise", "--set", "solver=mosek"]
-    refused(arguments, 2, "The solver 'mosek' is not installed; found: clarabel, ", work)
-    refused([*arguments[:-1], "solver=clarabell"], 2, "did you mean 'clarabel'", work)
+    refused(arguments, 2, "The solver 'mosek' is not installed; found: clarabel, ", dense_work)
+    refused([*arguments[:-1], "solver=clarabell"], 2, "did you mean 'clarabel'", dense_work)
 
 
 @pytest.mark.parametrize(("solver", "engine"), [("scs", "SCS "), ("SCS", "SCS "), ("scip", "SCIP ")])
-def test_engine_by_name_solves_every_program(work: Path, solver: str, engine: str) -> None:
+def test_engine_by_name_solves_every_program(dense_work: Path, solver: str, engine: str) -> None:
     arguments = [*PRUNE, "--set", "form=layerwise", "--set", "images=12", "--json", "-"]
-    report = found(oamip(*arguments, "--set", f"solver={solver}", cwd=work))
+    report = found(oamip(*arguments, "--set", f"solver={solver}", cwd=dense_work))
     assert [solve["engine"].startswith(engine) for solve in report["solver"]] == [True, True]
-    usual = found(oamip(*arguments, cwd=work))
+    usual = found(oamip(*arguments, cwd=dense_work))
     assert all(solve["engine"].startswith("CLARABEL") for solve in usual["solver"])
     for one, other in zip(report["solver"], usual["solver"], strict=True):
         assert one["objective"] == pytest.approx(other["objective"], rel=1e-2)
 
 
-def test_scheduler_that_does_not_answer_is_named(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scheduler_that_does_not_answer_is_named(dense_work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 1)
     arguments = [*SCORE, "--form", "layerwise", "--scheduler", "tcp://127.0.0.1:1", "--no-cache", "--out", "s.json"]
-    refused(arguments, 3, "No Dask scheduler answers at 'tcp://127.0.0.1:1'", work)
+    refused(arguments, 3, "No Dask scheduler answers at 'tcp://127.0.0.1:1'", dense_work)
 
 
-def test_damaged_cache_is_computed_again(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = work / "cache"
+def test_damaged_cache_is_computed_again(dense_work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = dense_work / "cache"
     monkeypatch.setenv("OAMIP_CACHE_DIR", str(cache))
     arguments = [*SCORE, "--form", "layerwise", "--json", "-"]
 
     def values() -> list[list[float]]:
-        return [group["importance"] for group in found(oamip(*arguments, cwd=work))["groups"]]
+        return [group["importance"] for group in found(oamip(*arguments, cwd=dense_work))["groups"]]
 
     first = values()
     entries = sorted(cache.rglob("*.npz"))

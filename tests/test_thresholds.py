@@ -33,16 +33,9 @@ from oamip_onnx.scoring import plan_for
 FloatArray = npt.NDArray[np.float64]
 
 
-@pytest.fixture
-def work(tmp_path: Path) -> Path:
-    """Return a folder with a fully connected classifier and its samples."""
-    write(tmp_path, dense())
-    return tmp_path
-
-
-def test_paper_preset_keeps_the_units_that_matter(work: Path) -> None:
-    write(work, with_few_useful_units())
-    report = found(oamip(*PRUNE, "--preset", "paper", "--json", "-", cwd=work))
+def test_paper_preset_keeps_the_units_that_matter(dense_work: Path) -> None:
+    write(dense_work, with_few_useful_units())
+    report = found(oamip(*PRUNE, "--preset", "paper", "--json", "-", cwd=dense_work))
     config = report["config"]
     assert (config["form"], config["target"], config["images"], config["loss_weight"]) == (
         "shift",
@@ -66,17 +59,17 @@ def test_paper_preset_is_another_program_than_the_shift_form() -> None:
     assert not any("Paper preset" in note for note in plain.notes)
 
 
-def test_settings_override_the_preset(work: Path) -> None:
+def test_settings_override_the_preset(dense_work: Path) -> None:
     arguments = [*PRUNE, "--preset", "paper", "--json", "-"]
-    report = found(oamip(*arguments, "--target", "threshold=0.2", "--set", "images=6", cwd=work))
+    report = found(oamip(*arguments, "--target", "threshold=0.2", "--set", "images=6", cwd=dense_work))
     assert (report["config"]["target"], report["config"]["images"]) == ("threshold=0.2", 6)
     for group in report["groups"]:
         assert group["kept"] == [u for u, value in enumerate(group["importance"]) if value > 0.2]
-    ratio = found(oamip(*arguments, "--target", "ratio=0.5", cwd=work))
+    ratio = found(oamip(*arguments, "--target", "ratio=0.5", cwd=dense_work))
     assert [group["after"] for group in ratio["groups"]] == [4, 4]
 
 
-def test_threshold_takes_one_program_in_the_response_form(work: Path) -> None:
+def test_threshold_takes_one_program_in_the_response_form(dense_work: Path) -> None:
     report = found(
         oamip(
             *PRUNE,
@@ -88,7 +81,7 @@ def test_threshold_takes_one_program_in_the_response_form(work: Path) -> None:
             "loss_weight=10",
             "--json",
             "-",
-            cwd=work,
+            cwd=dense_work,
         )
     )
     assert len(report["solver"]) == 1
@@ -99,11 +92,11 @@ def test_threshold_takes_one_program_in_the_response_form(work: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["threshold=0.1", "threshold=auto"])
-def test_threshold_needs_scores_of_oamip(work: Path, target: str) -> None:
+def test_threshold_needs_scores_of_oamip(dense_work: Path, target: str) -> None:
     message = f"The target {target} compares OAMIP's scores; the importance magnitude needs"
-    refused([*PRUNE, "--importance", "magnitude", "--target", target], 2, message, work)
-    assert oamip(*SCORE, "--importance", "magnitude", "--out", "scores.json", cwd=work).code == 0
-    refused([*PRUNE, "--scores", "scores.json", "--target", target], 2, message, work)
+    refused([*PRUNE, "--importance", "magnitude", "--target", target], 2, message, dense_work)
+    assert oamip(*SCORE, "--importance", "magnitude", "--out", "scores.json", cwd=dense_work).code == 0
+    refused([*PRUNE, "--scores", "scores.json", "--target", target], 2, message, dense_work)
 
 
 @pytest.mark.parametrize(("convolutions", "threshold"), [(0, 0.1), (1, 0.2), (2, 0.2), (3, 0.3), (5, 0.3)])
@@ -174,9 +167,9 @@ def test_rounding_never_drops_what_scores_above_the_threshold(
             assert width % round_to == 0 or width == group.minimum_width
 
 
-def test_a_preset_ranks_over_a_file_and_under_the_command_line(work: Path) -> None:
-    assert oamip(*PRUNE, "--importance", "magnitude", "--save-config", "saved.toml", cwd=work).code == 0
-    report = found(oamip(*PRUNE, "--config", "saved.toml", "--preset", "paper", "--json", "-", cwd=work))
+def test_a_preset_ranks_over_a_file_and_under_the_command_line(dense_work: Path) -> None:
+    assert oamip(*PRUNE, "--importance", "magnitude", "--save-config", "saved.toml", cwd=dense_work).code == 0
+    report = found(oamip(*PRUNE, "--config", "saved.toml", "--preset", "paper", "--json", "-", cwd=dense_work))
     assert report["importance"] == "oamip (shift)"
     assert report["config"]["target"] == "threshold=auto"
     plain = make_config(PruneConfig().model_dump(), {"preset": "paper"})

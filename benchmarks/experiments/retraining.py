@@ -36,12 +36,12 @@ def schedule(network: str, data: Data, epochs: int | None) -> dict[str, Any]:
 
 def snip_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row, Measure]]:
     """Yield the rows of subnetworks that are trained from the first weights: by SNIP, by OAMIP and at random."""
+    settings = schedule(network, data, plan.epochs)
     for run in range(plan.runs):
         case = plan.maker(network, data, run)
         initial = plan.maker(network, data, run, is_trained=False)
         for method in plan.chosen(SNIP):
             wanted = {**plan.keys("snip", network, data, run), "method": method}
-            settings = schedule(network, data, plan.epochs)
             yield wanted, partial(_from_initial, case, initial, method, RECIPES[network].goal, settings)
 
 
@@ -62,9 +62,9 @@ def transfer_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row, M
     for target in plan.targets:
         if target.name == data.name or target.shape != data.shape:
             continue
+        settings = schedule(network, target, plan.epochs)
         for run in range(plan.runs):
             case = plan.maker(network, data, run)
-            settings = schedule(network, target, plan.epochs)
             base = {**plan.keys("transfer", network, data, run), "target": target.name}
             for method in methods:
                 wanted = {**base, "trained_again_on": len(target.train.labels), "method": method}

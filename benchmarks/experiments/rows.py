@@ -1,6 +1,6 @@
 """What is measured: one row a network, run, selection and method."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -100,12 +100,19 @@ def _widths(case: Case, network: str, selection: str) -> tuple[int, ...]:
 
 
 def decoupling_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row, Measure]]:
-    """Yield the rows of the authors' program in one, by class and by layer, each at its own and at equal widths."""
+    """Return the rows of the authors' program in one, by class and by layer, each at its own and at equal widths."""
+    return _by_method(plan, "decoupling", network, data, DECOUPLINGS, _decoupled)
+
+
+def _by_method(
+    plan: Plan, experiment: str, network: str, data: Data, methods: Sequence[str], measure: Callable[..., Row]
+) -> Iterator[tuple[Row, Measure]]:
+    """Yield one row a run and method, measured on the case, the network and the method."""
     for run in range(plan.runs):
         case = plan.maker(network, data, run)
-        for method in plan.chosen(DECOUPLINGS):
-            wanted = {**plan.keys("decoupling", network, data, run), "method": method}
-            yield wanted, partial(_decoupled, case, network, method)
+        for method in plan.chosen(methods):
+            wanted = {**plan.keys(experiment, network, data, run), "method": method}
+            yield wanted, partial(measure, case, network, method)
 
 
 def _decoupled(make: Make, network: str, method: str) -> Row:
@@ -157,12 +164,8 @@ def _numbers(kept: BoolArray) -> list[int]:
 
 
 def times_rows(plan: Plan, network: str, data: Data) -> Iterator[tuple[Row, Measure]]:
-    """Yield the rows of times: how long the scores of each form take, and how its programs end."""
-    for run in range(plan.runs):
-        case = plan.maker(network, data, run)
-        for method in plan.chosen(TIMED):
-            wanted = {**plan.keys("times", network, data, run), "method": method}
-            yield wanted, partial(_timed, case, network, method)
+    """Return the rows of times: how long the scores of each form take, and how its programs end."""
+    return _by_method(plan, "times", network, data, TIMED, _timed)
 
 
 def _timed(make: Make, network: str, method: str) -> Row:
